@@ -499,7 +499,16 @@ mod tests {
                     done: true,
                     taken: 3,
                 }),
-                Note::Others(_) => break,
+                Note::Others(_) => Note::Named(Box::new(crate::pipeline::Stated {
+                    uid: cgpath_testkit::pod(1),
+                    boot_ns: 10,
+                    named: cgpath_evidence::Named::Pod(cgpath_evidence::PodName {
+                        namespace: "shop".into(),
+                        name: "till".into(),
+                        labels: vec![("app".into(), "till".into())],
+                    }),
+                })),
+                Note::Named(_) => break,
             });
         }
         all

@@ -289,7 +289,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     let sinks = Sinks::open(config, &node, &names)?;
     let tpm = open_tpm(config)?;
     let mut service = Service::start(config, &node, tpm.clone())?;
-    service.name_pods(names.clone());
+    let line = service.name_pods(names.clone());
     service.settle().await?;
     let listener = {
         let _network = network.enter();
@@ -303,6 +303,7 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
             socket.to_owned(),
             runtime::EVERY,
             names,
+            line,
             stopped.clone(),
         ));
     }

@@ -9,9 +9,10 @@
 use crate::bpf;
 use crate::config::Config;
 use crate::engine::{BATCH, Engine, EngineError, Outcome};
+use crate::pipeline::Stated;
 use crate::quote::{Quoter, Quoters, Request, TdQuoter, TpmQuoter, tsm::Reports};
 use crate::request::{Handover, MAX_WAITING, PodVerdicts, RequestError, Source};
-use crate::runtime::Names;
+use crate::runtime::{Line, Names, RuntimeStatus};
 use crate::sources::{boot_facts::BootFacts, system};
 use crate::status::{Status, Timing};
 use crate::store::{Assembly, EvidenceFile, Header};
@@ -25,6 +26,9 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Answers of the container runtime that wait at most; what is in one more is said again.
+const MAX_ANSWERS: usize = 4;
 
 /// How often the pipeline handles that time passes while it waits for records.
 const FAST_TICK: Duration = Duration::from_millis(50);
@@ -172,6 +176,9 @@ pub struct Service {
     quoters: Quoters,
     node: Arc<str>,
     names: Names,
+    /// What the container runtime says.
+    stated: mpsc::Receiver<Vec<Stated>>,
+    line: Line,
     boot: Arc<BootFacts>,
     waiting: HashMap<u64, Waiting>,
     seals: Timing,
@@ -199,6 +206,7 @@ impl Service {
         let ring = ring.map_err(|e| EngineError::Ring(e.into()))?;
         let (sender, commands) = mpsc::channel(MAX_WAITING);
         let handle = Handle { commands: sender };
+        let (line, stated) = Line::new(MAX_ANSWERS);
         Ok(Service {
             ring,
             commands,
@@ -207,6 +215,8 @@ impl Service {
             engine,
             node: node.into(),
             names: Names::default(),
+            stated,
+            line,
             boot: Arc::new(boot),
             waiting: HashMap::new(),
             seals: Timing::default(),
@@ -218,9 +228,11 @@ impl Service {
         })
     }
 
-    /// From now on evidence says what `names` says of pods.
-    pub fn name_pods(&mut self, names: Names) {
+    /// From now on evidence says what `names` says of pods. Gives the line by which the one who asks the
+    /// container runtime makes records of its answers.
+    pub fn name_pods(&mut self, names: Names) -> Line {
         self.names = names;
+        self.line.clone()
     }
 
     /// A handle by which requests are made.
@@ -270,6 +282,7 @@ impl Service {
                 SLOW_TICK
             };
             let wait = !more && !gather && !self.engine.is_stalled();
+            self.line.wants(self.engine.pipeline().unnamed());
             let command = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -277,6 +290,10 @@ impl Service {
                 ready = self.ring.readable(), if wait => {
                     // Cleared before the ring is emptied: what comes meanwhile makes it ready again.
                     ready.map_err(EngineError::Ring)?.clear_ready();
+                    None
+                }
+                Some(stated) = self.stated.recv() => {
+                    self.engine.stated(stated)?;
                     None
                 }
                 () = tokio::time::sleep(pause), if !more => None,
@@ -292,6 +309,10 @@ impl Service {
 
     /// Does what was asked and takes records; gives their number.
     fn step(&mut self, command: Option<Command>) -> Result<usize, EngineError> {
+        // What the container runtime has said by now is in the next seal.
+        while let Ok(stated) = self.stated.try_recv() {
+            self.engine.stated(stated)?;
+        }
         match command {
             None => {}
             Some(Command::Status { reply }) => {
@@ -484,7 +505,10 @@ impl Service {
             budgets: budgets.ok(),
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
             sinks: Vec::new(),
-            runtime: self.names.status(),
+            runtime: self.names.status().map(|runtime| RuntimeStatus {
+                unnamed: pipeline.unnamed().left,
+                ..runtime
+            }),
         }
     }
 }

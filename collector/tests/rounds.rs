@@ -7,10 +7,12 @@
 
 use crate::common::assembled;
 use crate::common::machine::{BOOT_ID, PODS, Software, content, keep, take};
-use cgpath_evidence::{Cursor, Evidence, EvidenceDelta, PartitionKey, SealedCheckpoint};
+use cgpath_evidence::{
+    Cursor, Evidence, EvidenceDelta, Named, PartitionKey, PodName, PodUid, SealedCheckpoint,
+};
 use cgpathd::engine::core::{Core, Outcome};
 use cgpathd::journal::{Frame, Journal, JournalError};
-use cgpathd::pipeline::{Note, OpenMark, SealError};
+use cgpathd::pipeline::{Note, OpenMark, SealError, Stated};
 use cgpathd::store::Assembly;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{IntoRawFd as _, RawFd};
@@ -103,6 +105,49 @@ fn rounds_of_a_growing_list_are_together_the_whole_and_every_entry_after_the_loa
         assert_eq!(last.list_len + 1, whole.list.len() as u64);
         cursor = next;
     }
+}
+
+#[test]
+fn what_the_runtime_says_before_a_request_is_in_its_round_and_in_the_journal_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut core = Software::boot(dir.path(), PODS).unwrap();
+    let uid = PodUid::parse(b"00000001-0000-4000-8000-000000000001").unwrap();
+    let named = |name: &str| {
+        Named::Pod(PodName {
+            namespace: "shop".into(),
+            name: name.into(),
+            labels: vec![],
+        })
+    };
+    assert_eq!(core.pipeline().unnamed().left, PODS);
+    for name in ["till", "till", "other"] {
+        let (boot_ns, named) = (5, named(name));
+        core.stated(vec![Stated { uid, boot_ns, named }]).unwrap();
+    }
+    assert_eq!(core.pipeline().unnamed().left, PODS - 1);
+    let (bytes, _) = written(round(&mut core, None, |_| ()), None);
+    let evidence = Evidence::from_cbor(&bytes).unwrap();
+    let own = evidence
+        .partitions
+        .iter()
+        .find(|log| log.key == PartitionKey::Pod(uid));
+    let [record] = own.unwrap().records.as_slice() else {
+        panic!("{own:?}")
+    };
+    assert!(Named::is_record(record), "{record:?}");
+    assert_eq!(
+        (record.boot_ns, record.name.as_deref()),
+        (5, Some(&named("till")))
+    );
+    drop(core);
+    let mut noted = 0;
+    let journal = Journal::open(dir.path(), &BOOT_ID).unwrap();
+    let counted: Result<(), JournalError> = journal.replay(|frame| {
+        noted += u32::from(matches!(frame, Frame::Note(Note::Named(_))));
+        Ok(())
+    });
+    counted.unwrap();
+    assert_eq!(noted, 1);
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn record(n: u8) -> Vec<u8> {
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
         writable: false,
     }
     .to_cbor()

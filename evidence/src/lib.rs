@@ -41,6 +41,7 @@ pub mod ima_policy;
 pub mod json;
 pub mod list;
 pub mod merkle;
+pub mod name;
 pub mod partition;
 pub mod pending;
 pub mod probe;
@@ -65,6 +66,7 @@ pub use entry::Entry;
 pub use error::{Error, Result};
 pub use evidence::{Evidence, PartitionLog, PodInfo, Quote, Quotes, Tier};
 pub use head::Head;
+pub use name::{ContainerName, Named, PodName};
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
 pub use record::{

@@ -2,7 +2,7 @@
 //!
 //! One record is one leaf of its partition's log; the leaf's bytes are the record's deterministic CBOR.
 
-use crate::{Digest, merkle, wire};
+use crate::{Digest, Named, merkle, wire};
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -55,6 +55,9 @@ pub enum EventKind {
     /// another overlay, where neither the first one nor IMA sees it.
     #[n(9)]
     LayerWrite,
+    /// The container runtime named the pod or a container of it, for the first time; see [`Named`].
+    #[n(10)]
+    Name,
 }
 
 /// What a record of the guard is about.
@@ -323,7 +326,8 @@ pub struct Ancestor {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
 pub struct Record {
-    /// Number given by the kernel side, from 1, without holes but where a record was lost.
+    /// Number given by the kernel side, from 1, without holes but where a record was lost; 0 for names, which
+    /// the collector makes.
     #[n(0)]
     pub seq: u64,
     /// When, in nanoseconds of CLOCK_BOOTTIME.
@@ -398,6 +402,10 @@ pub struct Record {
     #[n(21)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Box<Identity>>,
+    /// What the pod or a container of it is called; records of names alone have it.
+    #[n(23)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Box<Named>>,
     /// Whether the mapping is writable and executable at once, so that what runs there need not be the file's
     /// content. Of mappings and late mappings alone; stated only where it is so.
     #[n(24)]
@@ -529,6 +537,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
         writable: false,
     }
 }
@@ -582,7 +591,7 @@ mod tests {
         // know it.
         let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
         let mut other = bytes;
-        other[at + 1] = 10;
+        other[at + 1] = 11;
         assert!(matches!(
             Record::from_cbor(&other),
             Err(crate::Error::Malformed { .. })

@@ -33,7 +33,7 @@ const CORPUS: &[(&str, &str, Takes, usize)] = &[
         "record_cbor",
         "record",
         |bytes| Record::from_cbor(bytes).is_ok(),
-        8,
+        11,
     ),
     (
         "tenant_cbor",

@@ -16,8 +16,8 @@ use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::td::{QuoteBody, log};
 use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Identity, PartitionKey, PartitionLog, PodInfo,
-    PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
+    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Identity, Named, PartitionKey, PartitionLog, PodInfo,
+    PodName, PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 
@@ -81,6 +81,7 @@ fn record() -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
         writable: false,
         ..first("record_cbor", Record::from_cbor)
     }
@@ -162,6 +163,18 @@ fn logs() -> Vec<(&'static str, Vec<PartitionLog>)> {
                 let mut named = ancestor.clone();
                 named.exe = vec![b'x'];
                 r.ancestry = many(named, 14);
+            })])],
+        ),
+        (
+            "a pod of many empty labels",
+            vec![log(vec![of(&|r| {
+                let labels = many((String::new(), String::new()), 3);
+                let (namespace, name) = (String::new(), String::new());
+                r.name = Some(Box::new(Named::Pod(PodName {
+                    namespace,
+                    name,
+                    labels,
+                })));
             })])],
         ),
     ]

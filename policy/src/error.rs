@@ -31,7 +31,7 @@ pub enum Error {
         limit: u64,
     },
     /// A reference file that the policy names cannot be had.
-    #[error("{file}: reference file {}: {why} (names are relative to the policy's folder)", quoted(.reference))]
+    #[error("{file}: file {}, which it names: {why} (names are relative to its folder)", quoted(.reference))]
     Unresolved {
         /// The policy file.
         file: String,
@@ -52,6 +52,18 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+}
+
+impl Error {
+    /// The same of a file that the policy names.
+    pub(crate) fn in_file(mut self, named: &str) -> Error {
+        let (Error::Syntax { file, .. }
+        | Error::Limit { file, .. }
+        | Error::Unresolved { file, .. }
+        | Error::Meaning { file, .. }) = &mut self;
+        named.clone_into(file);
+        self
+    }
 }
 
 /// Shorthand.

@@ -18,6 +18,15 @@ pub(crate) fn version_one<'de, D: Deserializer<'de>>(d: D) -> core::result::Resu
     }
 }
 
+pub(crate) fn version_one_or_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        known @ (1 | 2) => Ok(known),
+        other => Err(de::Error::custom(format!(
+            "version {other} is not known here, 1 and 2 are"
+        ))),
+    }
+}
+
 pub(crate) fn name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
     let text = String::deserialize(d)?;
     if text.is_empty() || text.len() > 253 {
@@ -76,6 +85,42 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec
         return Err(de::Error::custom("an empty name in a list"));
     }
     Ok(list)
+}
+
+/// Refuses any value, where it stands.
+struct Refused(&'static str);
+
+macro_rules! refuse {
+    ($($visit:ident: $type:ty),*) => {
+        $(fn $visit<E: de::Error>(self, _: $type) -> core::result::Result<(), E> {
+            Err(E::custom(self.0))
+        })*
+    };
+}
+
+impl<'de> de::Visitor<'de> for Refused {
+    type Value = ();
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("nothing")
+    }
+    refuse!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
+    fn visit_unit<E: de::Error>(self) -> core::result::Result<(), E> {
+        Err(E::custom(self.0))
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
+        Err(de::Error::custom(self.0))
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, _: A) -> core::result::Result<(), A::Error> {
+        Err(de::Error::custom(self.0))
+    }
+}
+
+/// Refuses a value, with why.
+pub(crate) fn refused<'de, D: Deserializer<'de>>(
+    d: D,
+    why: &'static str,
+) -> core::result::Result<(), D::Error> {
+    d.deserialize_any(Refused(why))
 }
 
 pub(crate) fn digests_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

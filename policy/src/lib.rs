@@ -35,18 +35,22 @@ mod form;
 pub mod ima;
 pub mod keylime;
 mod lookup;
+pub mod migrate;
 mod name;
 mod node;
 pub mod reference;
 pub mod schema;
 mod tdx;
+mod workloads;
 mod yaml;
 
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
-pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use lookup::{
+    Allowed, Basis, ContainerPolicy, Judgement, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
+};
 pub use name::Name;
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, FileSystem, FileSystems, GuardLevel, GuardPolicy, Kexec,
@@ -55,3 +59,7 @@ pub use node::{
 };
 pub use reference::{Reference, Source, SourceKind};
 pub use tdx::{Anchor, DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};
+pub use workloads::{
+    ANY_CONTAINER, Container, DEFAULT_SETTLE, MAX_SETTLE, Overlap, PodNames, Selector, UnknownPods, Workload,
+    WorkloadsFile,
+};

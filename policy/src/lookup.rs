@@ -6,8 +6,10 @@
 
 mod contents;
 mod pod;
+mod workloads;
 
 pub(crate) use pod::TenantPolicy;
+pub use workloads::{ContainerPolicy, Selected, WorkloadPolicy, Workloads};
 
 use crate::name::{Name, is_listed_as};
 use crate::{Error, Excludes, Hidden, NodePolicy, Pod, Reference, Result};
@@ -257,8 +259,10 @@ pub struct Policy {
     pub host: Allowed,
     /// What may run in every pod.
     pub sandbox: Allowed,
-    /// The pods that may be there.
+    /// Version 1: the pods that may be there.
     pub pods: BTreeMap<PodUid, PodPolicy>,
+    /// Version 2: the workloads that may be there.
+    pub workloads: Option<Workloads>,
     /// Contents of the host's `runtime-files`; true where only learned values have it.
     runtime_files: HashMap<Digest, bool>,
     digest: Digest,
@@ -294,12 +298,7 @@ impl Policy {
                 hint: hint.into(),
             });
         }
-        let mut loader = Loader {
-            file,
-            read: BTreeMap::new(),
-            total: 0,
-            resolve: &mut resolve,
-        };
+        let mut loader = Loader::new(file, &mut resolve);
         let host = loader.allowed("host", &node.host.references, &node.host.excludes)?;
         let sandbox = match &node.sandbox {
             Some(sandbox) => loader.allowed("sandbox", &sandbox.references, &sandbox.excludes)?,
@@ -320,6 +319,11 @@ impl Policy {
                 },
             );
         }
+        let workloads = node
+            .workloads
+            .as_deref()
+            .map(|name| loader.workloads(name))
+            .transpose()?;
         let digest = loader.digest(yaml);
 
         let absent = |key: &str, path: &str| {
@@ -350,6 +354,7 @@ impl Policy {
             host,
             sandbox,
             pods,
+            workloads,
             runtime_files,
             digest,
         })
@@ -388,11 +393,8 @@ impl Policy {
                 learned,
             });
         }
-        if let Some(learned) = self.runtime_files.get(digest) {
-            return Some(Judgement::Accepted {
-                basis: Basis::RuntimeFile,
-                learned: *learned,
-            });
+        if let Some(accepted) = self.runtime_file(digest) {
+            return Some(accepted);
         }
         Some(match (own, sandbox) {
             (Judgement::WrongHash { mut expected }, Judgement::WrongHash { expected: more }) => {
@@ -403,6 +405,13 @@ impl Policy {
             }
             (Judgement::UnknownPath, other) | (other, _) => other,
         })
+    }
+
+    /// A content of the host's `runtime-files`.
+    fn runtime_file(&self, digest: &Digest) -> Option<Judgement> {
+        let learned = *self.runtime_files.get(digest)?;
+        let basis = Basis::RuntimeFile;
+        Some(Judgement::Accepted { basis, learned })
     }
 
     /// Whether the host's values for this path count in every pod, whatever the path there (`runtime-files`).
@@ -421,9 +430,11 @@ impl Policy {
             .as_ref()
             .is_some_and(|sandbox| uses(&sandbox.references));
         let pods = self.file.pods.iter().filter(|pod| uses(&pod.references));
+        let workloads = self.workloads.iter().flat_map(|all| all.users_of(reference));
         host.into_iter()
             .chain(sandbox.then_some("sandbox (every pod)"))
             .chain(pods.map(|pod| pod.name.as_str()))
+            .chain(workloads)
             .collect()
     }
 
@@ -562,6 +573,7 @@ impl Policy {
             let items = allowed.excludes().flat_map(|excludes| excludes.items());
             found.extend(items.map(|item| format!("{part}.excludes: {item}")));
         }
+        found.extend(self.workloads.iter().flat_map(Workloads::relaxations));
         found
     }
 
@@ -575,11 +587,26 @@ impl Policy {
 struct Loader<'a> {
     file: &'a str,
     read: BTreeMap<String, (Arc<Indexed>, [u8; 32])>,
+    /// The workload part: its name, and the hash of its bytes.
+    part: Option<(String, [u8; 32])>,
     total: u64,
     resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(
+        file: &'a str,
+        resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
+    ) -> Loader<'a> {
+        Loader {
+            file,
+            read: BTreeMap::new(),
+            part: None,
+            total: 0,
+            resolve,
+        }
+    }
+
     /// `key` is what errors call the part of the policy.
     fn allowed(&mut self, key: &str, names: &[String], excludes: &Excludes) -> Result<Allowed> {
         let references = names
@@ -605,6 +632,14 @@ impl Loader<'_> {
         if let Some((indexed, _)) = self.read.get(name) {
             return Ok(indexed.clone());
         }
+        let bytes = self.bytes(name)?;
+        let indexed = Arc::new(Indexed::new(Reference::from_json(name, &bytes)?));
+        self.read
+            .insert(name.to_owned(), (indexed.clone(), Sha256::digest(&bytes).into()));
+        Ok(indexed)
+    }
+
+    fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         let bytes = (self.resolve)(name).map_err(|why| Error::Unresolved {
             file: self.file.to_owned(),
             reference: name.to_owned(),
@@ -619,18 +654,23 @@ impl Loader<'_> {
                 limit: MAX_TOTAL_LEN,
             });
         }
-        let indexed = Arc::new(Indexed::new(Reference::from_json(name, &bytes)?));
-        self.read
-            .insert(name.to_owned(), (indexed.clone(), Sha256::digest(&bytes).into()));
-        Ok(indexed)
+        Ok(bytes)
     }
 
     fn digest(&self, yaml: &[u8]) -> Digest {
-        let mut all = Sha256::digest(yaml).to_vec();
-        for (name, (_, digest)) in &self.read {
-            all.extend(Sha256::digest(name.as_bytes()));
-            all.extend(digest);
-        }
-        cgpath_evidence::Bank::Sha256.hash(&[&all])
+        let read = self.read.iter().map(|(name, (_, digest))| (name, digest));
+        let part = self.part.iter().map(|(name, digest)| (name, digest));
+        digest_of(yaml, read.chain(part).collect())
     }
+}
+
+/// H(H(file) || H(name) || H(bytes) || …), of the files that it names, sorted by name; their bytes are hashed
+/// already.
+fn digest_of(yaml: &[u8], files: BTreeMap<&String, &[u8; 32]>) -> Digest {
+    let mut all = Sha256::digest(yaml).to_vec();
+    for (name, digest) in files {
+        all.extend(Sha256::digest(name.as_bytes()));
+        all.extend(digest);
+    }
+    cgpath_evidence::Bank::Sha256.hash(&[&all])
 }

@@ -8,6 +8,11 @@ pub fn node_policy() -> serde_json::Value {
     schemars::schema_for!(crate::NodePolicy).to_value()
 }
 
+/// The schema of the workload part of a policy.
+pub fn workloads() -> serde_json::Value {
+    schemars::schema_for!(crate::WorkloadsFile).to_value()
+}
+
 /// The schema of a tenant's policy.
 pub fn tenant_policy() -> serde_json::Value {
     schemars::schema_for!(crate::lookup::TenantPolicy).to_value()

@@ -16,6 +16,7 @@ mod model;
 mod python;
 mod schema;
 mod tdx;
+mod workloads;
 
 use serde_json::Value;
 use std::io::Write as _;

@@ -475,7 +475,7 @@ fn what_is_required_cannot_be_left_out() {
 #[test]
 fn malformed_values_are_refused() {
     for (from, to, why) in [
-        ("version: 1", "version: 2", "version 2"),
+        ("version: 1", "version: 3", "version 3"),
         ("tiers: [bpf]", "tiers: [ebpf]", "unknown variant"),
         ("banks: [sha256]", "banks: [md5]", "unknown variant"),
         ("collector: /usr", "collector: usr", "absolute path"),

@@ -22,6 +22,11 @@ fn the_committed_schema_of_a_node_policy_is_up_to_date() {
 }
 
 #[test]
+fn the_committed_schema_of_workloads_is_up_to_date() {
+    is_up_to_date("workloads.schema.json", &cgpath_policy::schema::workloads());
+}
+
+#[test]
 fn the_committed_schema_of_a_tenants_policy_is_up_to_date() {
     is_up_to_date(
         "tenant-policy.schema.json",
@@ -77,6 +82,13 @@ fn every_key_of_a_node_policy_stands_in_the_readme() {
     let heading = "## Node policy: one YAML file for each node";
     let schema = cgpath_policy::schema::node_policy();
     all_keys_stand_under(heading, &schema, 26, "guard.at-least");
+}
+
+#[test]
+fn every_key_of_workloads_stands_in_the_readme() {
+    let heading = "## Workloads: one YAML file for many nodes";
+    let schema = cgpath_policy::schema::workloads();
+    all_keys_stand_under(heading, &schema, 4, "unknown-pods");
 }
 
 #[test]

@@ -22,6 +22,16 @@ impl Actor {
         }
     }
 
+    /// A process of a container of a pod, in the group `below` of it, or in the container's own where that is
+    /// empty.
+    pub fn container(uid: PodUid, id: &str, below: &str, exe: &str) -> Actor {
+        let cgroup = format!("/kubepods/burstable/pod{uid}/{id}{below}");
+        Actor {
+            cgroup: Some(cgroup.into_bytes()),
+            ..Actor::pod(uid, exe)
+        }
+    }
+
     /// A service of the host.
     pub fn host(exe: &str) -> Actor {
         Actor {

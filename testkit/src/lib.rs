@@ -32,6 +32,7 @@ mod authority;
 mod firmware;
 mod key;
 mod measurement;
+mod named;
 mod node;
 pub mod port;
 pub mod python;

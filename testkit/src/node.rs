@@ -95,6 +95,8 @@ pub struct Node {
     pub host_files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
     /// Files that each pod's reference values accept.
     pub pod_files: BTreeMap<PodUid, BTreeMap<Vec<u8>, BTreeSet<Digest>>>,
+    /// The workload part of a policy of version 2; without one the policy is of version 1.
+    pub workloads: Option<String>,
     /// YAML lines that are added to the policy.
     pub extra_policy: String,
     /// `accept.banks`, as YAML.
@@ -156,6 +158,7 @@ impl Node {
             pods: Vec::new(),
             host_files: BTreeMap::new(),
             pod_files: BTreeMap::new(),
+            workloads: None,
             extra_policy: "dangerous-boot-not-judged: true\n".into(),
             accept_banks: "[sha256]".into(),
             accept_templates: "[ima-ng]".into(),
@@ -436,6 +439,7 @@ impl Node {
             guard: None,
             pod_loss: None,
             identity: identity.map(Box::new),
+            name: None,
             writable: false,
         }
     }

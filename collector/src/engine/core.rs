@@ -11,7 +11,7 @@ use crate::decode::{Body, PodLossEvent};
 use crate::journal::{self, Frame, Journal, JournalError};
 use crate::pipeline::{
     Action, Anchors, Counters, Event, Found, KernelRecord, Note, OpenMark, Pipeline, Place, SealError, Setup,
-    Signal, count_events,
+    Signal, Stated, count_events,
 };
 use crate::sources::list::{self, ListReader};
 use crate::sources::system;
@@ -354,6 +354,18 @@ impl<M: Machine> Core<M> {
         self.handle(Signal::Handover { id })
     }
 
+    /// Takes in what the container runtime says. While the disk is full it is passed over: the runtime says
+    /// it again.
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn stated(&mut self, stated: Vec<Stated>) -> Result<(), EngineError> {
+        if self.stalled {
+            return Ok(());
+        }
+        self.handle(Signal::Stated(stated))
+    }
+
     /// Time has passed.
     ///
     /// # Errors
@@ -546,6 +558,13 @@ impl<M: Machine> Core<M> {
                 tracing::info!(number, %program, "handed over: this program may take over once this one has ended");
                 self.outcomes
                     .push_back(Outcome::HandedOver { id, number, program });
+            }
+            Action::Name(stated) => {
+                let note = Note::Named(stated);
+                match self.journaled(&note) {
+                    Ok(()) => self.handle(note)?,
+                    Err(_) => self.handle(Signal::NameRefused)?,
+                }
             }
             // At once: what is sealed next belongs to the next evidence.
             Action::Assemble { id, in_flight } => {

@@ -709,6 +709,14 @@ impl Engine {
         self.core.hand_over(id)
     }
 
+    /// See [`Core::stated`].
+    ///
+    /// # Errors
+    /// What ends the collector.
+    pub fn stated(&mut self, stated: Vec<pipeline::Stated>) -> Result<(), EngineError> {
+        self.core.stated(stated)
+    }
+
     /// See [`Core::tick`].
     ///
     /// # Errors

@@ -82,10 +82,11 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// A directory that the scan found. The kernel side's record of it takes precedence.
-    pub fn seed(&mut self, id: u64, parent: u64, name: &[u8]) {
+    /// A directory that the scan found. The kernel side's record of it takes precedence. Gives whether it is
+    /// there.
+    pub fn seed(&mut self, id: u64, parent: u64, name: &[u8]) -> bool {
         if self.gone.get(id).is_some() {
-            return;
+            return false;
         }
         self.nodes.entry(id).or_insert_with(|| Node {
             parent,
@@ -93,6 +94,7 @@ impl Cgroups {
             seeded: true,
             path: None,
         });
+        true
     }
 
     /// A directory was made. Ids are not used twice in a boot (kernfs ids carry a generation).

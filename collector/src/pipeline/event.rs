@@ -5,7 +5,7 @@ use super::join::JoinableEntry;
 use crate::decode;
 use cgpath_evidence::checkpoint::Checkpoint;
 use cgpath_evidence::td;
-use cgpath_evidence::{Digest, InFlight, PartitionKey, SealedCheckpoint};
+use cgpath_evidence::{Digest, InFlight, Named, PartitionKey, PodUid, SealedCheckpoint};
 use minicbor::{Decode, Encode};
 
 /// The kernel side's counters at one moment.
@@ -164,6 +164,32 @@ pub enum Note {
     /// As [`Action::NoteOthers`] said.
     #[n(9)]
     Others(#[n(0)] OthersFound),
+    /// As [`Action::Name`] said.
+    #[n(10)]
+    Named(#[n(0)] Box<Stated>),
+}
+
+/// What the container runtime called a pod, or a container of it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Stated {
+    /// The pod, by its sandbox.
+    #[n(0)]
+    pub uid: PodUid,
+    /// When the answer came, CLOCK_BOOTTIME.
+    #[n(1)]
+    pub boot_ns: u64,
+    /// What it is called.
+    #[n(2)]
+    pub named: Named,
+}
+
+/// How many pods and containers the container runtime has not named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unnamed {
+    /// How often one appeared that had no name, since this collector started.
+    pub seen: u64,
+    /// Those that are there now.
+    pub left: u64,
 }
 
 /// A signed checkpoint is kept as the bytes of its file.
@@ -256,6 +282,10 @@ pub enum Signal {
         /// Names the request.
         id: u64,
     },
+    /// What the container runtime says, new or not.
+    Stated(Vec<Stated>),
+    /// Answer to [`Action::Name`]: it has no place in the journal.
+    NameRefused,
     /// Time has passed.
     Tick,
 }
@@ -353,6 +383,9 @@ pub enum Action {
         /// The program.
         program: Digest,
     },
+    /// Put [`Note::Named`] into the journal and handle it; or answer with [`Signal::NameRefused`]: the
+    /// runtime says it again.
+    Name(Box<Stated>),
     /// Make the evidence: what was sealed last, what was appended since then, and the list as it is now.
     Assemble {
         /// The request.

@@ -12,6 +12,7 @@ mod anchoring;
 pub mod cgroups;
 mod event;
 pub mod join;
+mod names;
 pub mod order;
 mod others;
 mod phase;
@@ -35,7 +36,7 @@ use std::time::Duration;
 pub use anchoring::{Anchors, Found, OthersFound, Place, Tail};
 pub use event::{
     Action, Counters, Error, Event, Fact, KernelRecord, Note, OpenMark, Purpose, SealError, SharedRegister,
-    Signal,
+    Signal, Stated, Unnamed,
 };
 pub use join::JoinableEntry;
 pub(crate) use others::count as count_events;
@@ -67,6 +68,9 @@ pub struct Pipeline {
     live: bool,
     order: order::Order<Option<Box<decode::Event>>>,
     cgroups: cgroups::Cgroups,
+    names: names::Names,
+    /// Names that are on their way into the journal: what is sealed next has them.
+    naming: u64,
     processes: processes::Processes,
     partitions: Partitions,
     join: join::Join,
@@ -113,6 +117,8 @@ impl Pipeline {
             live: false,
             order: order::Order::default(),
             cgroups: cgroups::Cgroups::default(),
+            names: names::Names::default(),
+            naming: 0,
             processes: processes::Processes::default(),
             partitions: Partitions::default(),
             join: join::Join::default(),
@@ -179,7 +185,11 @@ impl Pipeline {
                     self.join.set_base(list_len);
                 }
             }
-            Note::SeedCgroup { id, parent, name } => self.cgroups.seed(id, parent, &name),
+            Note::SeedCgroup { id, parent, name } => {
+                if self.cgroups.seed(id, parent, &name) {
+                    self.directory(id, out);
+                }
+            }
             Note::SeedProcess {
                 tgid,
                 start_ns,
@@ -207,6 +217,7 @@ impl Pipeline {
             Note::Sealed(sealed) => self.sealed(&sealed, out)?,
             Note::Anchors(anchors) => self.set_anchors(anchors)?,
             Note::Others(found) => self.others_found(&found, out)?,
+            Note::Named(stated) => self.named(*stated, out),
         }
         Ok(())
     }
@@ -256,6 +267,11 @@ impl Pipeline {
             }
             Signal::Request { id, nonce } => self.queue.push_back(Purpose::Request { id, nonce }),
             Signal::Handover { id } => self.queue.push_back(Purpose::Handover { id }),
+            Signal::Stated(stated) => {
+                let due = self.names.heard(stated);
+                due.into_iter().for_each(|stated| self.name(stated, out));
+            }
+            Signal::NameRefused => self.naming = self.naming.saturating_sub(1),
             Signal::Tick => {
                 if self.wants_ticks() {
                     out.push(Action::ReadCounters);
@@ -283,14 +299,53 @@ impl Pipeline {
                 match c.change {
                     CgroupChange::New => self.cgroups.made(c.id, parent, &c.name),
                     CgroupChange::Renamed => self.cgroups.renamed(c.id, parent, &c.name),
-                    CgroupChange::Gone => self.cgroups.removed(c.id),
+                    CgroupChange::Gone => {
+                        self.cgroups.removed(c.id);
+                        self.names.removed(c.id);
+                        return;
+                    }
                 }
+                self.directory(c.id, out);
             }
             Body::Entry(e) => self.entry(seq, boot_ns, e, out),
             Body::File(f) => self.file(seq, boot_ns, f, out),
             Body::Guard(g) => self.guard(seq, boot_ns, g, out),
             Body::PodLoss(l) => self.pod_loss(seq, boot_ns, l, out),
         }
+    }
+
+    /// A directory was made, renamed or found: that of a pod or of a container wants a name.
+    fn directory(&mut self, id: u64, out: &mut Vec<Action>) {
+        let Some(path) = self.cgroups.path(id) else {
+            return;
+        };
+        if let Some(stated) = self.names.made(id, &path) {
+            self.name(stated, out);
+        }
+    }
+
+    /// The pod's own directory, in whose partition a name belongs that nobody has yet.
+    fn place(&mut self, stated: &Stated) -> Option<(u64, Vec<u8>)> {
+        let directory = self.names.place(stated)?;
+        Some((directory, self.cgroups.path(directory)?.to_vec()))
+    }
+
+    fn name(&mut self, stated: Stated, out: &mut Vec<Action>) {
+        if self.place(&stated).is_some() {
+            self.naming += 1;
+            out.push(Action::Name(Box::new(stated)));
+        }
+    }
+
+    /// What the container runtime called somebody becomes a record of the pod. The first word stands.
+    fn named(&mut self, stated: Stated, out: &mut Vec<Action>) {
+        self.naming = self.naming.saturating_sub(1);
+        let Some((directory, path)) = self.place(&stated) else {
+            return;
+        };
+        self.names.recorded(&stated);
+        let record = stated.named.into_record(stated.boot_ns, directory, path);
+        self.append(&record, out);
     }
 
     fn entry(&mut self, seq: u64, boot_ns: u64, e: EntryEvent, out: &mut Vec<Action>) {
@@ -426,6 +481,7 @@ impl Pipeline {
             guard: None,
             pod_loss: None,
             identity: None,
+            name: None,
             writable: false,
         }
     }
@@ -624,7 +680,9 @@ impl Pipeline {
         {
             let (target, deadline) = (*target, *deadline);
             if self.order.through() >= target {
-                if let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
+                if self.naming == 0
+                    && let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
+                {
                     if self.binds_list() {
                         // What records name that came while they were waited for is in the list by now.
                         self.phase = Phase::Listing(purpose);

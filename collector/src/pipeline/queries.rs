@@ -1,5 +1,6 @@
 //! What can be asked of the pipeline between two events; nothing here changes it.
 
+use super::event::Unnamed;
 use super::{Pipeline, phase::Phase};
 use cgpath_evidence::PartitionKey;
 use cgpath_evidence::checkpoint::Losses;
@@ -43,6 +44,11 @@ impl Pipeline {
     /// Partitions with at least one record: key and number of records.
     pub fn sizes(&self) -> impl Iterator<Item = (PartitionKey, u64)> + '_ {
         self.partitions.iter().map(|(key, f)| (*key, f.size()))
+    }
+
+    /// Pods and containers that the container runtime has not named.
+    pub fn unnamed(&self) -> Unnamed {
+        self.names.unnamed()
     }
 
     /// Records appended so far.

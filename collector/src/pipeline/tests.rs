@@ -3,6 +3,7 @@
 mod handover;
 mod layer;
 mod loss;
+mod names;
 mod pending;
 mod register;
 
@@ -532,6 +533,8 @@ impl Run {
                 };
                 self.tell(w, Signal::Counters(c), fuel)?;
             }
+            Action::Name(_) if w.full => self.tell(w, Signal::NameRefused, fuel)?,
+            Action::Name(stated) => self.tell(w, Note::Named(stated), fuel)?,
             Action::GiveUp { .. } if w.full => {}
             Action::GiveUp { through } => self.tell(w, Note::GaveUp { through }, fuel)?,
             Action::Seal(checkpoint) if w.full => {

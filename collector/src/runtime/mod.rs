@@ -1,33 +1,40 @@
-//! What the container runtime states of pods: namespace, name and labels of a UID. Off unless `runtimes.cri`
-//! names a socket.
+//! What the container runtime states of pods and their containers. Off unless `runtimes.cri` names a socket.
 //!
-//! Promises: nothing waits for the runtime. It is asked by a task of its own, each answer has limits of time
-//! and size, and what it stated last stands until it states something else; a runtime that is dead, slow or
-//! lies changes which sink is sent a pod's bundle and what is written beside a UID, and no verdict. Not here:
-//! whose a record is (the kernel says, see [`crate::pipeline`]).
+//! Promises: nothing waits for the runtime. It is asked by a task of its own, when the kernel showed a
+//! directory that has no name and else from time to time; each answer has limits of time and size; a runtime
+//! that is dead, slow or lies harms nobody but those whose names it has. Not here: whose a record is (the
+//! kernel says), which name becomes a record (see [`crate::pipeline`]).
 
 mod cri;
+mod words;
 
+use self::words::{More, Words, words};
+use crate::pipeline::{Stated, Unnamed};
+use crate::sources::system;
 use crate::sync::lock;
 use cgpath_evidence::{PodInfo, PodUid};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 
-/// How often the runtime is asked.
+/// How often the runtime is asked where nothing asks for it.
 pub const EVERY: Duration = Duration::from_secs(10);
-/// Until when it must have answered.
+/// How soon after an answer it is asked again where somebody has no name; then twice as long, and so on. A
+/// sandbox is in the list once it runs, which is after its directory was made.
+const SOON: Duration = Duration::from_millis(200);
+/// Until when it must have answered with its lists.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Until when it must have said more of one container, and of all that are new. A container that it says
+/// nothing more of is named by the list alone.
+const PATIENCE_FOR_ONE: Duration = Duration::from_millis(500);
+const PATIENCE_FOR_MORE: Duration = Duration::from_secs(2);
 /// Pods that are remembered at most; those that were not named for longest go first.
-const MAX_PODS: usize = 4096;
-/// Longest name, as Kubernetes has it (RFC 1123 subdomain).
-const MAX_NAME: usize = 253;
-/// Labels of a pod at most, and bytes of one: `PREFIX/NAME` and a value of 63.
-const MAX_LABELS: usize = 256;
-const MAX_LABEL: usize = 317;
+const MAX_PODS: usize = cri::MAX_PODS;
 
 /// A pod by name, as the runtime states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +56,10 @@ pub struct RuntimeStatus {
     pub pods: u64,
     /// Seconds since it answered last; none before its first answer.
     pub answered_ago: Option<u64>,
-    /// Why the last question had no answer.
+    /// Pods and containers that are there and that it has not named.
+    #[serde(default)]
+    pub unnamed: u64,
+    /// Why the last question had no answer, or what of the answer was passed over.
     pub error: Option<String>,
 }
 
@@ -95,15 +105,21 @@ impl Names {
             socket: known.socket.display().to_string(),
             pods: known.pods.len() as u64,
             answered_ago: known.answered.map(|at| at.elapsed().as_secs()),
+            unnamed: 0,
             error: known.error.clone(),
         })
     }
 
-    fn learn(&self, pods: Vec<(PodUid, Pod)>) {
+    fn learn(&self, pods: Vec<(PodUid, Pod)>, passed_over: Option<String>) {
         let mut known = self.known();
         known.answers += 1;
         known.answered = Some(Instant::now());
-        known.error = None;
+        if passed_over.is_none() || known.error != passed_over {
+            if let Some(what) = &passed_over {
+                tracing::warn!(what, "the container runtime says what is no name");
+            }
+            known.error = passed_over;
+        }
         let answer = known.answers;
         for (uid, pod) in pods {
             known.pods.insert(uid, (pod, answer));
@@ -121,103 +137,162 @@ impl Names {
     }
 }
 
-/// Asks the runtime at `socket` at once and then `every` so often, until `stop` turns true.
-pub async fn ask(socket: PathBuf, every: Duration, names: Names, mut stop: watch::Receiver<bool>) {
+/// Between the task that asks the runtime and the pipeline: what is said, and what is asked for. All clones
+/// are the same.
+#[derive(Debug, Clone)]
+pub struct Line {
+    said: mpsc::Sender<Vec<Stated>>,
+    unnamed: Arc<watch::Sender<Unnamed>>,
+}
+
+impl Line {
+    /// A line and its end. So many answers wait there; one more is passed over, since all of it is said
+    /// again.
+    pub fn new(answers: usize) -> (Line, mpsc::Receiver<Vec<Stated>>) {
+        let (said, end) = mpsc::channel(answers);
+        let unnamed = Arc::new(watch::Sender::new(Unnamed::default()));
+        (Line { said, unnamed }, end)
+    }
+
+    /// So many have no name now: where one is new, the runtime is asked at once.
+    pub fn wants(&self, unnamed: Unnamed) {
+        self.unnamed.send_if_modified(|known| {
+            let is_new = *known != unnamed;
+            *known = unnamed;
+            is_new
+        });
+    }
+}
+
+/// Asks the runtime at `socket` at once, whenever somebody new has no name, and `every` so often, until
+/// `stop` turns true.
+pub async fn ask(
+    socket: PathBuf,
+    every: Duration,
+    names: Names,
+    line: Line,
+    mut stop: watch::Receiver<bool>,
+) {
     names.known().socket.clone_from(&socket);
+    let mut asker = Asker {
+        socket,
+        more: HashMap::new(),
+    };
+    let mut unnamed = line.unnamed.subscribe();
+    let mut seen = None;
+    let mut pace = SOON;
     loop {
-        match question(&socket).await {
-            Ok(pods) => names.learn(pods),
+        let now = unnamed.borrow_and_update().seen;
+        let is_new = seen.replace(now) != Some(now);
+        let answer = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            answer = asker.question() => answer,
+        };
+        let mut is_whole = true;
+        match answer {
+            Ok((words, whole)) => {
+                is_whole = whole;
+                names.learn(words.pods, words.passed_over);
+                // Where the pipeline is behind, this is passed over: it is said again.
+                let _ = line.said.try_send(words.stated);
+            }
             Err(error) => {
                 if names.known().error.replace(error.clone()).is_none() {
-                    tracing::warn!(socket = %socket.display(), error, "the container runtime tells no names");
+                    let socket = asker.socket.display();
+                    tracing::warn!(%socket, error, "the container runtime tells no names");
                 }
             }
         }
+        pace = if is_new || !is_whole {
+            SOON
+        } else {
+            pace.saturating_mul(2).min(every)
+        };
+        let wait = if is_whole && unnamed.borrow().left == 0 {
+            every
+        } else {
+            pace
+        };
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(every) => {}
+            () = pause(&mut unnamed, now, wait.min(every)) => {}
         }
     }
 }
 
-async fn question(socket: &Path) -> Result<Vec<(PodUid, Pod)>, String> {
-    let answer = tokio::time::timeout(PATIENCE, cri::list_pod_sandboxes(socket))
-        .await
-        .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?;
-    let mut sandboxes = answer.map_err(|e| e.to_string())?;
-    if sandboxes.len() > MAX_PODS {
-        return Err(format!(
-            "it tells of {} pods, at most {MAX_PODS} are taken",
-            sandboxes.len()
-        ));
-    }
-    // A pod that was restarted has more than one sandbox: the last one made counts.
-    sandboxes.sort_by_key(|sandbox| sandbox.created_at);
-    Ok(sandboxes.into_iter().filter_map(named).collect())
+/// Waits for so long, or until somebody is new since `seen`, but never less than [`SOON`].
+async fn pause(unnamed: &mut watch::Receiver<Unnamed>, seen: u64, wait: Duration) {
+    sleep(SOON.min(wait)).await;
+    let news = unnamed.wait_for(|unnamed| unnamed.seen != seen);
+    // Both ends are the end of the wait.
+    let _ = timeout(wait.saturating_sub(SOON), news).await;
 }
 
-/// Whether Kubernetes could call something so: a name that is none is not passed on.
-fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
+/// Asks one runtime.
+struct Asker {
+    socket: PathBuf,
+    /// What it said more of each container that it lists: each is asked for once.
+    more: HashMap<String, More>,
 }
 
-fn named(sandbox: cri::PodSandbox) -> Option<(PodUid, Pod)> {
-    let metadata = sandbox.metadata?;
-    let uid = PodUid::parse(metadata.uid.as_bytes())?;
-    let labels: BTreeMap<String, String> = sandbox.labels.into_iter().collect();
-    let are_labels = labels.len() <= MAX_LABELS
-        && labels
+impl Asker {
+    /// What it says now, and whether that is all that it lists.
+    async fn question(&mut self) -> Result<(Words, bool), String> {
+        let lists = async {
+            let mut client = cri::Client::connect(&self.socket).await?;
+            // In this order: whoever has a container in the second list is in the first, unless it is new,
+            // and then it is asked for again; the other way round one that goes meanwhile would not be known.
+            let sandboxes = client.sandboxes().await?;
+            let containers = client.containers().await?;
+            Ok::<_, cri::CriError>((client, sandboxes, containers))
+        };
+        let lists = timeout(PATIENCE, lists)
+            .await
+            .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?;
+        let (client, sandboxes, mut containers) = lists.map_err(|e| e.to_string())?;
+        let boot_ns = u64::try_from(system::now().as_nanos()).unwrap_or(u64::MAX);
+        // The newest first: it may be gone soon.
+        containers
+            .items
+            .sort_by_key(|container| Reverse(container.created_at));
+        self.ask_more(client, &containers.items).await;
+        let asked: Vec<_> = containers
+            .items
             .iter()
-            .all(|(key, value)| key.len() <= MAX_LABEL && value.len() <= MAX_LABEL);
-    (is_name(&metadata.namespace) && is_name(&metadata.name) && are_labels).then_some((
-        uid,
-        Pod {
-            namespace: metadata.namespace,
-            name: metadata.name,
-            labels,
-        },
-    ))
+            .filter_map(|container| Some((container, self.more.get(&container.id)?)))
+            .collect();
+        let is_whole = asked.len() == containers.items.len();
+        let mut words = words(sandboxes.items, asked, boot_ns);
+        let passed_over = sandboxes.passed_over.or(containers.passed_over);
+        words.passed_over = passed_over.or(words.passed_over);
+        Ok((words, is_whole))
+    }
+
+    /// Asks what more there is of containers that are new.
+    async fn ask_more(&mut self, mut client: cri::Client, containers: &[cri::Container]) {
+        let listed: HashSet<&str> = containers.iter().map(|one| one.id.as_str()).collect();
+        self.more.retain(|id, _| listed.contains(id.as_str()));
+        let begin = Instant::now();
+        for container in containers {
+            if self.more.contains_key(&container.id) {
+                continue;
+            }
+            if begin.elapsed() > PATIENCE_FOR_MORE {
+                return;
+            }
+            let more = match timeout(PATIENCE_FOR_ONE, client.status(&container.id)).await {
+                Ok(Ok(status)) => More::of(status),
+                // Removed meanwhile, or it hangs.
+                Ok(Err(_)) | Err(_) => More::default(),
+            };
+            self.more.insert(container.id.clone(), more);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sandbox(uid: &str, namespace: &str, name: &str) -> cri::PodSandbox {
-        cri::PodSandbox {
-            metadata: Some(cri::PodSandboxMetadata {
-                name: name.into(),
-                uid: uid.into(),
-                namespace: namespace.into(),
-            }),
-            created_at: 1,
-            labels: [("app".to_owned(), "till".to_owned())].into(),
-        }
-    }
-
-    #[test]
-    fn what_kubernetes_could_not_call_a_pod_is_no_name() {
-        let uid = "11111111-0000-4000-8000-000000000001";
-        assert!(named(sandbox(uid, "shop", "till-0.x")).is_some());
-        for (uid, namespace, name) in [
-            ("static-pod", "shop", "till"),
-            (uid, "", "till"),
-            (uid, "shop", "till\n<b>"),
-            (uid, "Shop", "till"),
-            (uid, "shop", &"a".repeat(254)),
-        ] {
-            assert_eq!(named(sandbox(uid, namespace, name)), None, "{namespace} {name}");
-        }
-        let mut many = sandbox(uid, "shop", "till");
-        many.labels = (0..300).map(|n| (n.to_string(), String::new())).collect();
-        assert_eq!(named(many), None);
-        let mut long = sandbox(uid, "shop", "till");
-        long.labels = [("app".to_owned(), "x".repeat(1000))].into();
-        assert_eq!(named(long), None);
-    }
 
     #[test]
     fn names_outlive_their_pods_up_to_a_limit() {
@@ -228,10 +303,10 @@ mod tests {
             labels: BTreeMap::new(),
         };
         let uid = |n: usize| PodUid((n as u128).to_be_bytes());
-        names.learn(vec![(uid(0), pod(0)), (uid(1), pod(1))]);
-        names.learn(vec![(uid(1), pod(7))]);
+        names.learn(vec![(uid(0), pod(0)), (uid(1), pod(1))], None);
+        names.learn(vec![(uid(1), pod(7))], None);
         assert_eq!((names.of(uid(0)), names.of(uid(1))), (Some(pod(0)), Some(pod(7))));
-        names.learn((2..=MAX_PODS).map(|n| (uid(n), pod(n))).collect());
+        names.learn((2..=MAX_PODS).map(|n| (uid(n), pod(n))).collect(), None);
         assert_eq!(names.of(uid(0)), None, "it was not named for longest");
         assert_eq!(names.of(uid(1)), Some(pod(7)));
         assert_eq!(names.infos().len(), MAX_PODS);

@@ -113,6 +113,9 @@ pub fn text(status: &Status) -> String {
             }
             None => text.push_str(", has not answered yet"),
         }
+        if runtime.unnamed > 0 {
+            let _ = write!(text, ", {} pods and containers without a name", runtime.unnamed);
+        }
         if let Some(error) = &runtime.error {
             let _ = write!(text, "; last error: {}", foreign(error));
         }
@@ -299,8 +302,13 @@ fn known(all: &mut Metrics, status: &Status) {
             runtime.pods,
         );
         all.gauge(
+            "runtime_unnamed",
+            "Pods and containers that are there and that the container runtime has not named",
+            runtime.unnamed,
+        );
+        all.gauge(
             "runtime_failing",
-            "Whether the last question to the container runtime had no answer",
+            "Whether the last question to the container runtime had no whole answer",
             u64::from(runtime.error.is_some()),
         );
     }
@@ -479,6 +487,7 @@ mod tests {
                 socket: "/run/containerd/containerd.sock".into(),
                 pods: 10,
                 answered_ago: Some(11),
+                unnamed: 12,
                 error: None,
             }),
         }
@@ -500,7 +509,7 @@ mod tests {
             "cgroup 72: 50 of 100 units used, 4 entries\n",
             "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
-            "10 pods, answered 11 s ago",
+            "10 pods, answered 11 s ago, 12 pods and containers without a name",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -556,6 +565,7 @@ mod tests {
             "cgpathd_sink_failing{sink=\"audit\",kind=\"file\"} 1",
             "cgpathd_sink_unnamed_pods{sink=\"audit\",kind=\"file\"} 9",
             "cgpathd_runtime_pods 10",
+            "cgpathd_runtime_unnamed 12",
             "cgpathd_runtime_failing 0",
         ] {
             assert!(up.lines().any(|line| line == sample), "{sample}: {up}");

@@ -28,6 +28,7 @@ fn record(seq: u64) -> Record {
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
         writable: false,
     }
 }

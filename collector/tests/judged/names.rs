@@ -2,11 +2,12 @@
 
 use super::node::{Engine, PATIENCE, config, files, sink, until};
 use bytes::Bytes;
-use cgpath_evidence::{Evidence, PodUid, TenantBundle};
+use cgpath_evidence::{Evidence, Named, PodUid, TenantBundle};
 use cgpath_testkit::pod;
 use cgpathd::config::{Sink, SinkKind};
 use cgpathd::deliver::sink::Sinks;
-use cgpathd::runtime::{Names, ask};
+use cgpathd::pipeline::{Stated, Unnamed};
+use cgpathd::runtime::{Line, Names, ask};
 use hyper::http::{HeaderMap, Response};
 use prost::Message;
 use std::collections::HashMap;
@@ -73,13 +74,116 @@ fn sandbox(uid: PodUid, namespace: &str, app: &str) -> Sandbox {
     }
 }
 
-type Told = Arc<Mutex<Vec<u8>>>;
-
-fn tell(told: &Told, items: Vec<Sandbox>) {
-    *told.lock().unwrap() = Answer { items }.encode_to_vec();
+/// Source: as above.
+#[derive(Clone, PartialEq, Message)]
+struct Container {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    pod_sandbox_id: String,
+    #[prost(message, optional, tag = "3")]
+    metadata: Option<Attempt>,
+    #[prost(message, optional, tag = "4")]
+    image: Option<Image>,
+    #[prost(string, tag = "5")]
+    image_ref: String,
+    #[prost(int32, tag = "6")]
+    state: i32,
+    #[prost(map = "string, string", tag = "9")]
+    annotations: HashMap<String, String>,
 }
 
-/// A runtime that answers `ListPodSandbox` with these bytes.
+#[derive(Clone, PartialEq, Message)]
+struct Attempt {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint32, tag = "2")]
+    attempt: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Image {
+    #[prost(string, tag = "1")]
+    image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Containers {
+    #[prost(message, repeated, tag = "1")]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Question {
+    #[prost(string, tag = "1")]
+    container_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StatusAnswer {
+    #[prost(message, optional, tag = "1")]
+    status: Option<Status>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "9")]
+    image_ref: String,
+}
+
+fn container(id: &str, sandbox: &str, name: &str) -> Container {
+    Container {
+        id: id.repeat(32),
+        pod_sandbox_id: sandbox.repeat(32),
+        metadata: Some(Attempt {
+            name: name.to_owned(),
+            attempt: 1,
+        }),
+        image: Some(Image {
+            image: "registry.example/shop/web:7".to_owned(),
+        }),
+        image_ref: format!("sha256:{}", "0c".repeat(32)),
+        state: 1,
+        annotations: [("a".to_owned(), "b".to_owned())].into(),
+    }
+}
+
+/// What a runtime says.
+#[derive(Default)]
+struct Says {
+    sandboxes: Vec<u8>,
+    containers: Vec<u8>,
+    /// References of containers; of one that is not here the status is never answered.
+    references: HashMap<String, String>,
+}
+
+type Told = Arc<Mutex<Says>>;
+
+fn tell(told: &Told, items: Vec<Sandbox>) {
+    told.lock().unwrap().sandboxes = Answer { items }.encode_to_vec();
+}
+
+/// The answer to a question; none where it hangs.
+async fn answer(told: Told, request: hyper::http::Request<h2::RecvStream>) -> Option<Vec<u8>> {
+    let method = request.uri().path().strip_prefix("/runtime.v1.RuntimeService/");
+    match method.unwrap() {
+        "ListPodSandbox" => Some(told.lock().unwrap().sandboxes.clone()),
+        "ListContainers" => Some(told.lock().unwrap().containers.clone()),
+        "ContainerStatus" => {
+            let asked = request.into_body().data().await.unwrap().unwrap();
+            // Behind the head of a message: whether it is compressed, and its length.
+            let id = Question::decode(&asked[5..]).unwrap().container_id;
+            let image_ref = told.lock().unwrap().references.get(&id)?.clone();
+            let status = Some(Status { id, image_ref });
+            Some(StatusAnswer { status }.encode_to_vec())
+        }
+        other => panic!("the runtime is asked for {other}"),
+    }
+}
+
+/// A runtime that answers with these bytes.
 fn runtime(socket: &Path, told: Told) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
@@ -91,24 +195,37 @@ fn runtime(socket: &Path, told: Told) {
                     return;
                 };
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    assert_eq!(request.uri().path(), "/runtime.v1.RuntimeService/ListPodSandbox");
-                    let message = told.lock().unwrap().clone();
-                    let mut body = vec![0];
-                    body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-                    body.extend(message);
-                    let head = Response::builder()
-                        .header("content-type", "application/grpc")
-                        .body(())
-                        .unwrap();
-                    let mut stream = respond.send_response(head, false).unwrap();
-                    stream.send_data(Bytes::from(body), false).unwrap();
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", "0".parse().unwrap());
-                    stream.send_trailers(trailers).unwrap();
+                    let told = Arc::clone(&told);
+                    tokio::spawn(async move {
+                        let Some(message) = answer(told, request).await else {
+                            return std::future::pending().await;
+                        };
+                        let mut body = vec![0];
+                        body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+                        body.extend(message);
+                        let head = Response::builder()
+                            .header("content-type", "application/grpc")
+                            .body(())
+                            .unwrap();
+                        // Whoever asked may have gone.
+                        let Ok(mut stream) = respond.send_response(head, false) else {
+                            return;
+                        };
+                        let mut trailers = HeaderMap::new();
+                        trailers.insert("grpc-status", "0".parse().unwrap());
+                        let _ = stream
+                            .send_data(Bytes::from(body), false)
+                            .and_then(|()| stream.send_trailers(trailers));
+                    });
                 }
             });
         }
     });
+}
+
+/// A line whose other end is gone: for those who want no records.
+fn no_line() -> Line {
+    Line::new(1).0
 }
 
 fn labelled(name: &str, dir: &Path, app: &str) -> Sink {
@@ -181,6 +298,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         config.runtimes.cri_socket().unwrap().to_owned(),
         SOON,
         names.clone(),
+        no_line(),
         stopped.clone(),
     ));
     come(|| names.of(pod(3)).is_some()).await;
@@ -255,7 +373,13 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
     let silent = UnixListener::bind(&socket).unwrap();
     let names = Names::default();
     let (_stop, stopped) = watch::channel(false);
-    tokio::spawn(ask(socket.clone(), SOON, names.clone(), stopped.clone()));
+    tokio::spawn(ask(
+        socket.clone(),
+        SOON,
+        names.clone(),
+        no_line(),
+        stopped.clone(),
+    ));
     let sinks = Sinks::open(&config, "n", &names).unwrap();
     sinks.start("n", &Engine::new(&names), &stopped);
     let status = until(&sinks, |all| all[0].delivered >= 3).await;
@@ -292,20 +416,92 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
         ),
         (
             Answer {
-                items: vec![sandbox(pod(1), &"x".repeat(70_000), "till")],
+                items: vec![sandbox(pod(1), &"x".repeat(600_000), "till")],
             }
             .encode_to_vec(),
-            "at most 65536",
+            "at most 524288",
         ),
-        (vec![0x0a; 5 << 20], "OutOfRange"),
+        (vec![0x0a; 17 << 20], "OutOfRange"),
         (vec![0x0a, 3, 0x12, 9, 9], "pod 0 of the answer"),
     ] {
-        *told.lock().unwrap() = bytes;
+        told.lock().unwrap().sandboxes = bytes;
         error(why).await;
         assert!(names.of(pod(1)).is_some(), "what was told before stands");
     }
     let delivered = sinks.status()[1].delivered;
     until(&sinks, |all| all[1].delivered > delivered).await;
+}
+
+/// The next answer in which these pods are.
+async fn heard(end: &mut tokio::sync::mpsc::Receiver<Vec<Stated>>, pods: &[u8]) -> Vec<Stated> {
+    let all_said = |said: &[Stated]| {
+        pods.iter()
+            .all(|n| said.iter().any(|stated| stated.uid == pod(*n)))
+    };
+    loop {
+        let said = tokio::time::timeout(PATIENCE, end.recv()).await;
+        let said = said.expect("the runtime is not asked").unwrap();
+        if all_said(&said) {
+            return said;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_hangs_is_named_by_the_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("cri.sock");
+    let told = Told::default();
+    let of = |n: u8, sandbox: &str| Sandbox {
+        id: sandbox.repeat(32),
+        ..self::sandbox(pod(n), "shop", "till")
+    };
+    // Somebody wrote an annotation that is longer than anything that is read.
+    let mut annotated = of(9, "d9");
+    annotated.annotations = [("a".to_owned(), "b".repeat(600_000))].into();
+    tell(&told, vec![annotated.clone(), of(1, "d1")]);
+    let containers = vec![container("c1", "d1", "hangs"), container("c2", "d1", "web")];
+    let index = format!("registry.example/shop/web@sha256:{}", "01".repeat(32));
+    {
+        let mut says = told.lock().unwrap();
+        says.containers = Containers { containers }.encode_to_vec();
+        says.references = [("c2".repeat(32), index.clone())].into();
+    }
+    runtime(&socket, Arc::clone(&told));
+    let names = Names::default();
+    let (_stop, stopped) = watch::channel(false);
+    let (line, mut end) = Line::new(4);
+    // Never of itself.
+    let every = Duration::from_secs(100_000);
+    tokio::spawn(ask(socket, every, names.clone(), line.clone(), stopped));
+
+    let said = heard(&mut end, &[1]).await;
+    let config = format!("sha256:{}", "0c".repeat(32));
+    let references: HashMap<&str, &[String]> = said
+        .iter()
+        .filter_map(|stated| match &stated.named {
+            Named::Container(container) => Some((container.name.as_str(), &container.references[..])),
+            Named::Pod(_) => None,
+        })
+        .collect();
+    assert_eq!(references["hangs"], [config.clone()]);
+    assert_eq!(references["web"], [config, index]);
+    assert_eq!((references[""].len(), references.len()), (0, 3));
+    assert!(
+        said.iter()
+            .all(|stated| stated.boot_ns > 0 && stated.uid == pod(1))
+    );
+    let status = names.status().unwrap();
+    assert!(status.error.unwrap().contains("pod 0 of the answer"));
+
+    // The kernel shows a directory that has no name.
+    tell(&told, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);
+    line.wants(Unnamed { seen: 1, left: 1 });
+    heard(&mut end, &[1, 2]).await;
+    // It has none yet, and is asked for until it has.
+    tell(&told, vec![of(1, "d1"), of(2, "d2"), of(3, "d3")]);
+    heard(&mut end, &[1, 2, 3]).await;
+    come(|| names.status().unwrap().error.is_none()).await;
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What the collector reads and writes.
 
 use super::{Seeds, checkpoint_file, seeds};
-use cgpath_evidence::Bank;
+use cgpath_evidence::{Bank, PodUid};
 
 /// A spool with a frame of each kind, as the collector writes it.
 pub fn collector_spool() -> Seeds {
-    use cgpathd::{journal::Journal, pipeline::Note};
+    use cgpathd::{
+        journal::Journal,
+        pipeline::{Note, Stated},
+    };
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let mut spool = Journal::open(dir.path(), &[7; 16]).expect("a new spool can be made");
     let events = [
@@ -27,7 +30,15 @@ pub fn collector_spool() -> Seeds {
         Note::Loaded { list_len: 5 },
         Note::GaveUp { through: 9 },
     ];
-    for event in &events {
+    let names = super::names().map(|named| {
+        let stated = Stated {
+            uid: PodUid([0x11; 16]),
+            boot_ns: 9_000_000,
+            named,
+        };
+        Note::Named(Box::new(stated))
+    });
+    for event in events.iter().chain(&names) {
         spool.append_note(event).expect("there is room");
     }
     for (_, raw) in collector_record() {

@@ -18,10 +18,10 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Ancestor, Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EventKind, Evidence, EvidenceDelta,
-    FileHash, Guard, GuardAction, GuardMode, Identity, InFlight, LayerFile, Losses, PartitionKey,
-    PartitionLog, PodInfo, PodLoss, PodUid, Protection, Quote, Record, SealedCheckpoint, TdEvidence,
-    TenantBundle, Tier,
+    Ancestor, Bank, Checkpoint, Collectors, ContainerName, Cursor, Digest, Entry, EventKind, Evidence,
+    EvidenceDelta, FileHash, Guard, GuardAction, GuardMode, Identity, InFlight, LayerFile, Losses, Named,
+    PartitionKey, PartitionLog, PodInfo, PodLoss, PodName, PodUid, Protection, Quote, Record,
+    SealedCheckpoint, TdEvidence, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use tpm::{attest, ecc, ecdsa};
@@ -215,7 +215,8 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             | EventKind::Violation
             | EventKind::Guard
             | EventKind::PodLoss
-            | EventKind::LayerWrite => None,
+            | EventKind::LayerWrite
+            | EventKind::Name => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
             EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
@@ -253,6 +254,7 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             last_ns: 7_000_000,
         }),
         identity: identity(kind),
+        name: None,
         writable: kind == EventKind::LateMapping,
     }
 }
@@ -276,6 +278,35 @@ fn identity(kind: EventKind) -> Option<Box<Identity>> {
         layer,
         written: layer.is_some(),
     }))
+}
+
+/// Names of a pod, of its sandbox and of a container.
+fn names() -> [Named; 3] {
+    let container = |id: &str, name: &str, image: &str| ContainerName {
+        id: id.repeat(32),
+        name: name.into(),
+        sandbox: name.is_empty(),
+        image: image.into(),
+        references: vec![format!("registry.example/shop/web@sha256:{}", "0a".repeat(32))],
+    };
+    let pod = PodName {
+        namespace: "shop".into(),
+        name: "web-7d9f8-x2x4b".into(),
+        labels: vec![
+            ("app".into(), "web".into()),
+            ("pod-template-hash".into(), "7d9f8".into()),
+        ],
+    };
+    [
+        Named::Pod(pod),
+        Named::Container(container("ab", "", "")),
+        Named::Container(container("01", "web", "registry.example/shop/web:7")),
+    ]
+}
+
+fn name_record(named: Named) -> Record {
+    let pod = POD.rsplit_once('/').map_or(POD, |(pod, _)| pod);
+    named.into_record(9_000_000, 98, pod.as_bytes().to_vec())
 }
 
 fn ancestor(tgid: u32, exe: &[u8], source: cgpath_evidence::record::ExeSource) -> Ancestor {
@@ -305,9 +336,12 @@ fn records() -> Vec<(&'static str, Record)> {
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
+    let kinds = ["name-pod", "name-sandbox", "name-container"];
+    let names = kinds.into_iter().zip(names().map(name_record));
     seeds(
         records()
             .into_iter()
+            .chain(names)
             .map(|(name, record)| (name, record.to_cbor())),
     )
 }

@@ -86,12 +86,7 @@ impl Policy {
         mut resolve: impl FnMut(&str) -> core::result::Result<Vec<u8>, String>,
     ) -> Result<(PodUid, Policy)> {
         let tenant: TenantPolicy = node::from_yaml(file, yaml)?;
-        let mut loader = Loader {
-            file,
-            read: BTreeMap::new(),
-            total: 0,
-            resolve: &mut resolve,
-        };
+        let mut loader = Loader::new(file, &mut resolve);
         let none = Excludes::default();
         let allowed = loader.allowed("references", &tenant.references, &none)?;
         let everywhere = loader.allowed("runtime-files", &tenant.runtime_files, &none)?;
@@ -124,6 +119,7 @@ impl Policy {
             host: Allowed::default(),
             sandbox: Allowed::default(),
             pods: BTreeMap::from([(tenant.pod.uid, PodPolicy { pod, allowed })]),
+            workloads: None,
             runtime_files,
             digest,
         };

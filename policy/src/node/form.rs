@@ -4,10 +4,11 @@
 //! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 
 use super::Pod;
-use crate::form::{MAX_ITEMS, bounded, some};
+use crate::form::{MAX_ITEMS, bounded, refused, some};
 use crate::reference::MAX_PATH_LEN;
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, de};
 
 pub(super) fn absolute<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
@@ -92,6 +93,50 @@ pub(super) fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<
         }
     }
     Ok(list)
+}
+
+/// The name of a file beside the policy.
+pub(super) fn file_name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
+    let text = String::deserialize(d)?;
+    if text.is_empty() || text.len() > MAX_PATH_LEN || text.chars().any(char::is_control) {
+        return Err(de::Error::custom(format!(
+            "{} is no name of a file",
+            quoted(&text)
+        )));
+    }
+    Ok(Some(text))
+}
+
+/// The keys by which version 1 differs: `pods` is there, and `workloads` is not.
+#[derive(Deserialize)]
+pub(super) struct OfVersion1 {
+    #[serde(rename = "pods")]
+    _pods: IgnoredAny,
+    #[serde(rename = "workloads", default, deserialize_with = "of_version_2")]
+    _workloads: (),
+}
+
+/// The keys by which version 2 differs: `workloads` is there, and `pods` is not.
+#[derive(Deserialize)]
+pub(super) struct OfVersion2 {
+    #[serde(rename = "workloads")]
+    _workloads: IgnoredAny,
+    #[serde(rename = "pods", default, deserialize_with = "of_version_1")]
+    _pods: (),
+}
+
+fn of_version_1<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "`pods` is a key of version 1: name the file of the workloads (`workloads`), which `cgpath policy migrate` makes",
+    )
+}
+
+fn of_version_2<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "`workloads` is a key of version 2, and this policy says `version: 1`",
+    )
 }
 
 pub(super) fn tiers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

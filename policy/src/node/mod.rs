@@ -19,14 +19,14 @@ pub use pattern::Pattern;
 pub(crate) use fit::misfit;
 
 use crate::error::{within, without_place};
-use crate::form::{bounded, digests_schema, name, some, texts, version_one};
+use crate::form::{bounded, digests_schema, name, some, texts, version_one_or_two};
 use crate::tdx::{Anchor, anchors, default_anchors};
 use crate::{BootPolicy, Error, Excludes, Result, TdxPolicy};
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
 use form::{
-    WrittenUid, absolute, actions_schema, banks_schema, host_paths, pods, some_sha256, tiers_schema, touches,
-    uid_schema,
+    OfVersion1, OfVersion2, WrittenUid, absolute, actions_schema, banks_schema, file_name, host_paths, pods,
+    some_sha256, tiers_schema, touches, uid_schema,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
@@ -37,11 +37,15 @@ pub const MAX_POLICY_LEN: usize = 4 * 1024 * 1024;
 /// What is allowed on one node and in its pods.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[schemars(title = "ima-cgpath node policy", extend("$id" = "urn:ima-cgpath:schema:node-policy:1"))]
+#[schemars(
+    title = "ima-cgpath node policy",
+    extend("$id" = "urn:ima-cgpath:schema:node-policy:1"),
+    extend("oneOf" = [{ "required": ["pods"] }, { "required": ["workloads"] }])
+)]
 pub struct NodePolicy {
-    /// Format version: 1.
-    #[serde(deserialize_with = "version_one")]
-    #[schemars(extend("const" = 1))]
+    /// Format version: 1, with `pods`; 2, with `workloads`.
+    #[serde(deserialize_with = "version_one_or_two")]
+    #[schemars(extend("enum" = [1, 2]))]
     pub version: u32,
     /// The node's name, as it is enrolled (`cgpath node add`).
     #[serde(deserialize_with = "name")]
@@ -91,10 +95,16 @@ pub struct NodePolicy {
     /// V9, V11: file systems that others can change, from which files may be used all the same.
     #[serde(default)]
     pub file_systems: FileSystems,
-    /// The pods that may be there, all of them. With an empty list any pod makes the node untrusted.
-    #[serde(deserialize_with = "pods")]
+    /// Version 1: the pods that may be there, all of them. With an empty list any pod makes the node
+    /// untrusted.
+    #[serde(default, deserialize_with = "pods")]
     #[schemars(length(max = 4096))]
     pub pods: Vec<Pod>,
+    /// Version 2: the file that says which workloads may be there, relative to the policy file's folder.
+    /// Policies of many nodes may name the same.
+    #[serde(default, deserialize_with = "file_name")]
+    #[schemars(with = "String", length(min = 1, max = 4096))]
+    pub workloads: Option<String>,
     /// V10: what the firmware, the boot loader and the kernel may be (PCR 0 to 9). `cgpath policy from-boot` makes it.
     #[serde(default, deserialize_with = "crate::boot_policy::not_empty")]
     #[schemars(with = "Option<BootPolicy>")]
@@ -342,7 +352,13 @@ impl NodePolicy {
     /// # Errors
     /// [`Error::Limit`] for a file longer than [`MAX_POLICY_LEN`]; [`Error::Syntax`] with line and column for all else.
     pub fn from_yaml(file: &str, yaml: &[u8]) -> Result<NodePolicy> {
-        from_yaml(file, yaml)
+        let policy: NodePolicy = from_yaml(file, yaml)?;
+        // Which keys there must be depends on one of them: what is wrong then has its place, too.
+        match policy.version {
+            1 => drop(from_yaml::<OfVersion1>(file, yaml)?),
+            _ => drop(from_yaml::<OfVersion2>(file, yaml)?),
+        }
+        Ok(policy)
     }
 }
 

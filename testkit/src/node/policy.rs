@@ -31,17 +31,24 @@ impl Node {
 
     /// The policy's YAML.
     pub fn policy_yaml(&self) -> String {
-        let mut pods = String::new();
+        let mut pods = String::from("pods:\n");
         for uid in self.pod_files.keys() {
             pods += &format!(
                 "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
                 uid.0[0]
             );
         }
+        let version = match self.workloads {
+            Some(_) => 2,
+            None => 1,
+        };
+        if version == 2 {
+            pods = "workloads: workloads.yaml\n".into();
+        }
         let (anchors, tdx) = self.anchors_yaml();
         format!(
-            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}{tdx}",
+            "version: {version}\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\n{pods}{}{tdx}",
             self.tier,
             self.accept_templates,
             sha256(IMA_POLICY.as_bytes()),
@@ -49,8 +56,11 @@ impl Node {
         )
     }
 
-    /// The reference file that the policy calls `name`.
+    /// The file that the policy calls `name`.
     pub fn reference(&self, name: &str) -> Option<Vec<u8>> {
+        if name == "workloads.yaml" {
+            return self.workloads.clone().map(String::into_bytes);
+        }
         let uid = name.strip_suffix(".json")?;
         let (files, learned) = if uid == "host" {
             (&self.host_files, false)

@@ -245,7 +245,7 @@ fn claims<'a>(verdict: &'a Verdict, terms: &Terms<'_>) -> Claims<'a> {
                 }
             }
             State::Untrusted | State::Unknown => 96,
-            State::PredatesCollector => 0,
+            State::PredatesCollector | State::Pending => 0,
         };
         let worst = [instance_identity, configuration, executables]
             .into_iter()
@@ -253,7 +253,7 @@ fn claims<'a>(verdict: &'a Verdict, terms: &Terms<'_>) -> Claims<'a> {
             .unwrap_or(99);
         let ear_status = match (state, worst) {
             (State::Untrusted | State::Unknown, _) | (_, 96..) => Tier::Contraindicated,
-            (State::PredatesCollector, _) => Tier::None,
+            (State::PredatesCollector | State::Pending, _) => Tier::None,
             (State::Trusted, 32..) => Tier::Warning,
             (State::Trusted, _) => Tier::Affirming,
         };

@@ -68,14 +68,15 @@ pub use appraise::{
 pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN, PlatformKind};
 pub use inputs::context::{
     CheckpointState, Context, ExpectedNonce, KeyError, MAX_IMPOSTORS, NodeState, PinnedKey, TdContext,
-    TdState,
+    TdState, Waiting,
 };
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
-    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
-    TdVerdict, Verdict,
+    AwaitedPod, BootJudgement, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict,
+    SeenFile, State, TdVerdict, Verdict,
 };
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;
 pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
+pub use rules::waits::MAX_WAITING;

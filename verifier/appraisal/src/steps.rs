@@ -8,7 +8,7 @@
 use crate::accept::{Acceptances, Accepted};
 use crate::anchors::{Anchors, Said};
 use crate::inputs::context::{
-    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdState,
+    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdState, Waiting,
 };
 use crate::inputs::decoded;
 use crate::inputs::kept::{Kept, Lines};
@@ -18,6 +18,7 @@ use crate::results::verdict;
 use crate::results::verdict::{
     AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
 };
+use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
 use crate::rules::v02_coverage::Coverage;
 use crate::rules::v03_template::Templates;
@@ -30,6 +31,7 @@ use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::{Concluded, Names};
 use crate::rules::v09_contents::Judged;
 use crate::rules::v14_guard::Watch;
+use crate::rules::waits::Waits;
 use crate::rules::{
     Rule, v02_bound, v02_coverage, v03_template, v04_readers, v05_join, v05_sealed, v06_losses, v10_boot,
 };
@@ -49,6 +51,8 @@ pub(crate) struct Progress {
     /// Sealed records whose cgroup is not known: number and path.
     nameless: Vec<(u64, Vec<u8>)>,
     watch: Watch,
+    /// What the runtime calls pods and containers.
+    called: Called,
     judged: Judged,
     boot: Option<(BootJudgement, Findings)>,
     /// RTMR 0 to 2: as long as they are these, what was said of the boot holds.
@@ -136,7 +140,7 @@ impl Progress {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.kept.weight() + self.judged.weight()
+        self.kept.weight() + self.judged.weight() + self.called.weight()
     }
 
     fn judge(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
@@ -176,6 +180,7 @@ impl Progress {
             open,
             nameless,
             watch,
+            called,
             judged,
             kexecs,
             impostors,
@@ -262,6 +267,8 @@ impl Progress {
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
             v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
+            called.step(&records);
+            findings.absorb(called.malformed());
             nameless.extend(
                 records
                     .iter()
@@ -350,6 +357,8 @@ impl Progress {
             scene: &scene,
             sealed,
             judged,
+            called,
+            before,
             said: &said,
             anchors,
             register,
@@ -390,6 +399,9 @@ struct Case<'c, 'a> {
     scene: &'c Scene<'a>,
     sealed: &'c Sealed,
     judged: &'c Judged,
+    called: &'c Called,
+    /// The last accepted evidence of this boot.
+    before: Option<&'c NodeState>,
     said: &'c Said,
     anchors: Anchors<'c>,
     register: &'c RegisterChain,
@@ -416,8 +428,10 @@ impl Case<'_, '_> {
         } = self.asked;
         let Outcome { pending, lost, boot } = outcome;
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
+        let mut waits = Waits::new(self.before, context.now);
         let names = Names {
             told: round.pods,
+            called: self.called,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,
@@ -428,7 +442,9 @@ impl Case<'_, '_> {
             suspect,
             learned,
             node: deviations,
-        } = self.judged.conclude(&pending.late, &names, &mut findings);
+        } = self
+            .judged
+            .conclude(&pending.late, &names, &mut waits, &mut findings);
         acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = findings
@@ -461,7 +477,7 @@ impl Case<'_, '_> {
         let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
         let is_quoted = self.said.is_whole(self.anchors);
         let state = match (disbelieved, self.coverage) {
-            (None, Some(coverage)) if is_quoted => Some(self.remember(&pending, coverage)),
+            (None, Some(coverage)) if is_quoted => Some(self.remember(&pending, waits.left, coverage)),
             _ => None,
         };
         let is_signed = !findings
@@ -524,6 +540,7 @@ impl Case<'_, '_> {
             dangerous,
             relaxations: policy.relaxations(),
             policy: policy.digest().clone(),
+            workloads: policy.workloads.as_ref().map(|part| part.digest().clone()),
             learned,
             node,
             pods,
@@ -535,7 +552,7 @@ impl Case<'_, '_> {
         }
     }
 
-    fn remember(&self, pending: &Pending, coverage: &Coverage) -> NodeState {
+    fn remember(&self, pending: &Pending, waiting: Vec<Waiting>, coverage: &Coverage) -> NodeState {
         let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         NodeState {
@@ -551,6 +568,7 @@ impl Case<'_, '_> {
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
             impostors: self.impostors(),
+            waiting,
             td: self
                 .said
                 .td
@@ -584,6 +602,7 @@ impl Case<'_, '_> {
             kexecs: Vec::new(),
             impostors: Vec::new(),
             td: None,
+            waiting: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{PodVerdict, State};
+use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -26,13 +27,14 @@ use crate::rules::v05_join::Owned;
 use crate::rules::v07_history::{Present, Relation};
 use crate::rules::v08_pods::Names;
 use crate::rules::v09_contents::Judged;
+use crate::rules::waits::Waits;
 use crate::rules::{
     Rule, v01_quote, v02_coverage, v03_template, v04_chain, v05_join, v06_losses, v07_history,
 };
 use crate::text::{quoted, utc};
 use cgpath_evidence::{
-    Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
-    TenantBundle,
+    Bank, Checkpoint, Entry, EventKind, PartitionKey, PartitionLog, PodUid, Provenance, Record,
+    SealedCheckpoint, TenantBundle,
     cgroup::partition_of,
     challenge::Opening,
     checkpoint::number_from_path,
@@ -532,7 +534,10 @@ impl Case<'_> {
         }
         let mut seqs = HashSet::new();
         for record in records {
-            if !seqs.insert(record.seq) || record.seq == 0 || record.seq > last.last_seq {
+            // The collector's own have no number; what they may hold is for `names` to say.
+            let is_numbered = record.kind != EventKind::Name;
+            let mut is_odd = |seq: u64| !seqs.insert(seq) || seq == 0 || seq > last.last_seq;
+            if is_numbered && is_odd(record.seq) {
                 findings.push(
                     fail(
                         Rule::Records,
@@ -593,14 +598,18 @@ impl Case<'_> {
         let mut judged = Judged::default();
         judged.step(&scene, &records);
         let accepted = Acceptances::default();
+        let mut called = Called::default();
+        called.step(&records);
+        findings.absorb(called.malformed());
         let names = Names {
             told: &[],
+            called: &called,
             predating: &[],
             provenance: Provenance::Observed,
             policy: self.policy,
             accepted: &accepted,
         };
-        let concluded = judged.conclude(&BTreeMap::new(), &names, findings);
+        let concluded = judged.conclude(&BTreeMap::new(), &names, &mut Waits::default(), findings);
         let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod);
         let own = pod.as_mut().map_or(&mut [][..], |pod| &mut pod.findings);
         // The whole list is looked through for it.
@@ -743,6 +752,7 @@ impl Case<'_> {
                 kexecs: Vec::new(),
                 impostors: Vec::new(),
                 td: None,
+                waiting: Vec::new(),
                 believed: true,
             },
             checkpoint_key: chained.key.clone(),

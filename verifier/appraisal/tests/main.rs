@@ -27,3 +27,4 @@ mod v10_boot;
 mod vectors;
 #[path = "common/ways.rs"]
 mod ways;
+mod workloads;

@@ -88,6 +88,7 @@ fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
         files: 6,
         fnf: 5,
         filehash_err: 0,
+        containers: 0,
     };
     assert_eq!(shown.left_out, left_out);
     assert_eq!(shown.file_count(), MAX_LISTED as u64 + 6);

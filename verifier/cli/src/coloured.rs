@@ -14,6 +14,7 @@ const STATES: &[(&str, Colour)] = &[
     ("NOT THERE", Colour::Red),
     ("PARTITION ONLY", Colour::Yellow),
     ("predates collector", Colour::Yellow),
+    ("pending", Colour::Yellow),
 ];
 
 /// How a finding counts: its first word, before a colon.

@@ -9,6 +9,7 @@ mod diff;
 mod files;
 mod keylime;
 mod lint;
+mod migrate;
 mod suggest;
 mod test;
 
@@ -111,6 +112,12 @@ Nothing in the store is changed.")]
   cgpath policy lint node.yaml
   cgpath policy lint node.yaml --against /var/lib/cgpath/store")]
     Lint(lint::Lint),
+    /// Makes the two files of version 2 of a policy of version 1: node part and workload part
+    #[command(after_help = "Example:
+  cgpath policy migrate worker-1.yaml -o worker-1-v2.yaml
+
+Each pod becomes a workload by its UID. What outlives a roll-out is a namespace and labels: docs/policies.md.")]
+    Migrate(migrate::Migrate),
     /// Writes a patch that would accept what a verdict did not: to be looked at, never applied by itself
     #[command(after_help = "Examples:
   cgpath policy suggest node.yaml --from verdict.json > upgrade.patch
@@ -131,6 +138,7 @@ Nothing in the store is changed.")]
     /// Prints the JSON Schema of one of the formats, for editors
     #[command(
         after_help = "Examples:\n  cgpath policy schema node > node-policy.schema.json\n  \
+                            cgpath policy schema workloads > workloads.schema.json\n  \
                             cgpath policy schema tenant > tenant-policy.schema.json"
     )]
     Schema {
@@ -143,6 +151,8 @@ Nothing in the store is changed.")]
 pub enum Format {
     /// A node's policy
     Node,
+    /// The workload part of policies of version 2
+    Workloads,
     /// A tenant's policy
     Tenant,
     /// A file of reference values
@@ -246,6 +256,7 @@ impl PolicyCommand {
             PolicyCommand::Test(command) => command.run(out),
             PolicyCommand::Diff(command) => command.run(out),
             PolicyCommand::Lint(command) => command.run(out),
+            PolicyCommand::Migrate(command) => command.run(out),
             PolicyCommand::Suggest(command) => command.run(out),
             PolicyCommand::Check {
                 policy,
@@ -255,6 +266,7 @@ impl PolicyCommand {
             PolicyCommand::Schema { format } => {
                 let schema = match format {
                     Format::Node => cgpath_policy::schema::node_policy(),
+                    Format::Workloads => cgpath_policy::schema::workloads(),
                     Format::Tenant => cgpath_policy::schema::tenant_policy(),
                     Format::Reference => cgpath_policy::schema::reference(),
                 };

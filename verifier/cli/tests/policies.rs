@@ -242,3 +242,73 @@ fn one_is_not_counted_as_several() {
     assert!(said.contains("sandbox: 1 path\n"), "{said}");
     assert!(said.lines().any(|line| line.ends_with(" paths")), "{said}");
 }
+
+fn cgpath(args: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(args)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_policy_of_version_1_is_migrated_checked_and_linted() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples/two-pods");
+    let dir = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(&examples).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let [old, new, part] = ["node.yaml", "new.yaml", "workloads.yaml"].map(|name| dir.path().join(name));
+    let [old, new] = [&old, &new].map(|path| path.to_str().unwrap());
+    let (code, said) = cgpath(&["policy", "migrate", old, "-o", new]);
+    assert_eq!(code, Some(0), "{said}");
+    // Nothing is written over.
+    let (code, said) = cgpath(&["policy", "migrate", old, "-o", new]);
+    assert!(
+        code == Some(2) && said.contains("workloads.yaml"),
+        "{code:?} {said}"
+    );
+    let (code, said) = cgpath(&["policy", "check", new]);
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        "workload demo/pod-a {uid: 11111111-1111-4111-8111-111111111111}",
+        "  container *: ",
+        "workloads (sha256:",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (_, json) = cgpath(&["policy", "check", new, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["workloads"][2]["containers"][0]["name"], "*");
+    let (code, said) = cgpath(&["policy", "migrate", new, "-o", "x.yaml"]);
+    assert!(
+        code == Some(2) && said.contains("it is 2 already"),
+        "{code:?} {said}"
+    );
+    // An entry that takes all pods of a later one, and one that shares some.
+    let text = std::fs::read_to_string(&part).unwrap();
+    let more = "  - {name: a, match: {namespace: shop}, containers: {'*': {references: [busybox.json]}}}
+  - {name: b, match: {namespace: shop, labels: {app: web}}, containers: {'*': {references: [busybox.json]}}}
+";
+    std::fs::write(&part, text + more).unwrap();
+    let (code, said) = cgpath(&["policy", "lint", new]);
+    assert_eq!(code, Some(1), "{said}");
+    for words in [
+        "workload b: it can never match: a,",
+        "workload a: demo/pod-a, which comes before it, may take some",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (code, said) = cgpath(&["policy", "diff", old, new]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("+ workloads: b {namespace: shop, labels: {app: web}}"),
+        "{said}"
+    );
+    assert!(
+        said.contains("- pods: 11111111-1111-4111-8111-111111111111 demo/pod-a"),
+        "{said}"
+    );
+}

@@ -139,6 +139,7 @@ pub fn state_class(state: State) -> &'static str {
         State::Untrusted => "untrusted",
         State::Unknown => "unknown",
         State::PredatesCollector => "predates",
+        State::Pending => "pending",
     }
 }
 
@@ -149,6 +150,7 @@ pub fn state_sign(state: State) -> &'static str {
         State::Untrusted => "✗",
         State::Unknown => "?",
         State::PredatesCollector => "◷",
+        State::Pending => "…",
     }
 }
 
@@ -170,6 +172,7 @@ pub fn pods_chip(page: &mut Html, verdict: &Verdict) {
         (State::Untrusted, " untrusted"),
         (State::Unknown, " unknown"),
         (State::PredatesCollector, " older than the collector"),
+        (State::Pending, " pending"),
     ] {
         let n = count(state);
         if n > 0 {

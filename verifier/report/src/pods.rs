@@ -69,7 +69,8 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOpt
         State::Unknown => 0,
         State::Untrusted => 1,
         State::PredatesCollector => 2,
-        State::Trusted => 3,
+        State::Pending => 3,
+        State::Trusted => 4,
     };
     pods.sort_by_key(|(_, pod)| (rank(pod.state), pod_name(pod), pod.uid));
     // One list for each round that is shown, mostly the last one alone.
@@ -116,6 +117,22 @@ fn one(
         page.raw("<dt>Called</dt><dd>")
             .text(told)
             .raw(" <span class=\"tag\">enriched</span></dd>");
+    }
+    if !pod.containers.is_empty() {
+        page.raw("<dt>Containers</dt><dd>");
+        for container in &pod.containers {
+            chip(page, container.state, false);
+            page.raw(" ").text(container).raw("<br>");
+        }
+        let (shown, more) = (pod.containers.len(), pod.left_out.containers);
+        left_out(
+            page,
+            shown.saturating_add(more as usize),
+            shown,
+            "containers",
+            None,
+        );
+        page.raw("<span class=\"tag\">names are enriched</span></dd>");
     }
     page.raw("<dt>Seen</dt><dd>")
         .counted(pod.entries, "measurement", "measurements")
@@ -289,6 +306,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::Guard => "guard",
         EventKind::PodLoss => "not recorded",
         EventKind::LayerWrite => "write below an overlay",
+        EventKind::Name => "named",
     });
     match record.ret {
         0 => {}
@@ -299,7 +317,11 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
             page.raw(" <span class=\"tag\">error ").text(error).raw("</span>");
         }
     }
-    page.raw("</td><td>").path(&record.path);
+    page.raw("</td><td>");
+    match &record.name {
+        Some(named) => page.text(named),
+        None => page.path(&record.path),
+    };
     if record.path_cut {
         page.raw(" <span class=\"tag\">cut</span>");
     }
@@ -336,7 +358,12 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         None => page.raw("<span class=\"soft\">").text(record.pid).raw("</span>"),
     };
     page.raw("</td><td class=\"n\">").text(record.uid);
-    page.raw("</td><td>observed</td></tr>\n");
+    let rests_on = if record.name.is_some() {
+        "enriched"
+    } else {
+        "observed"
+    };
+    page.raw("</td><td>").raw(rests_on).raw("</td></tr>\n");
 }
 
 /// The control groups that the records name.

@@ -92,6 +92,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         guard: None,
         pod_loss: None,
         identity: None,
+        name: None,
         writable: false,
     }
 }
@@ -204,6 +205,7 @@ fn pod_verdict(n: u8, name: Option<&str>, state: State, findings: Vec<Finding>) 
         filehash_err: vec![],
         left_out: LeftOut::default(),
         excluded: 0,
+        containers: vec![],
         findings,
     }
 }
@@ -217,6 +219,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
         dangerous: vec!["dangerous-boot-not-judged".to_owned()],
         relaxations: vec![],
         policy: sha256("policy"),
+        workloads: None,
         learned: false,
         node: NodeVerdict {
             td: None,

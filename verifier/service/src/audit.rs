@@ -28,6 +28,7 @@ fn word(state: Option<State>) -> &'static str {
         Some(State::Untrusted) => "untrusted",
         Some(State::Unknown) => "unknown",
         Some(State::PredatesCollector) => "predates-collector",
+        Some(State::Pending) => "pending",
         None => "none",
     }
 }

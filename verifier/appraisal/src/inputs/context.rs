@@ -4,7 +4,7 @@
 //! Pure data. Not here: where they are kept (the caller's store).
 
 use crate::inputs::collateral::Collateral;
-use cgpath_evidence::{Digest, PartitionKey, merkle::Hash, serde_bytes_hex, td::Register};
+use cgpath_evidence::{Digest, PartitionKey, PodUid, merkle::Hash, serde_bytes_hex, td::Register};
 use serde::{Deserialize, Serialize};
 
 /// The attestation key that a verifier expects of a node.
@@ -137,6 +137,9 @@ pub struct NodeState {
     /// is empty and zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td: Option<TdState>,
+    /// Pods and containers without a name, and since when (V8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
 }
 
 /// More entries than this that only have a checkpoint's name are not remembered one by one.
@@ -171,6 +174,19 @@ pub struct Held {
     pub tid: u32,
     /// When it began, ns of CLOCK_BOOTTIME: with the thread id the mark's name.
     pub since_ns: u64,
+    /// When a verifier saw it first, unix seconds.
+    pub seen: u64,
+}
+
+/// A pod, or a container of it, that nobody had named when evidence was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// The pod.
+    pub uid: PodUid,
+    /// The container's id; absent for the pod itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// When a verifier saw it first, unix seconds.
     pub seen: u64,
 }

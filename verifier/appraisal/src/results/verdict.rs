@@ -22,9 +22,9 @@
 //!               "until":1800086400, "in_use":true}]}
 //! ```
 //!
-//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`; `severity`: `note`, `tolerated`,
-//! `accepted`, `fail`; `subject`:
-//! `node`, `host`, `boot`, `unattributed` or a pod's UID; `provenance`: `attested`, `observed`, `enriched`.
+//! `state`: `trusted`, `untrusted`, `unknown`, `predates-collector`, `pending`; `severity`: `note`,
+//! `tolerated`, `accepted`, `fail`; `subject`: `node`, `host`, `boot`, `unattributed` or a pod's UID;
+//! `provenance`: `attested`, `observed`, `enriched`.
 
 use crate::inputs::context::NodeState;
 use crate::results::finding::{Finding, Severity};
@@ -70,6 +70,9 @@ pub struct Verdict {
     pub relaxations: Vec<String>,
     /// What the evidence was judged by: see `cgpath_policy::Policy::digest`.
     pub policy: Digest,
+    /// Of this, the part that other nodes' policies may have, too: see `cgpath_policy::Workloads::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Digest>,
     /// Whether a reference value in use was learned from a log instead of computed from an image.
     pub learned: bool,
     /// The node.
@@ -137,6 +140,8 @@ pub enum State {
     Unknown,
     /// A pod that ran before the collector did: what it ran then was not seen.
     PredatesCollector,
+    /// A pod, or a container, that has no name yet: nothing can be said of what it ran.
+    Pending,
 }
 
 impl core::fmt::Display for State {
@@ -146,6 +151,7 @@ impl core::fmt::Display for State {
             State::Untrusted => "UNTRUSTED",
             State::Unknown => "UNKNOWN",
             State::PredatesCollector => "predates collector",
+            State::Pending => "pending",
         })
     }
 }
@@ -295,6 +301,9 @@ pub struct LeftOut {
     /// Of `filehash_err`.
     #[serde(skip_serializing_if = "is_zero")]
     pub filehash_err: u64,
+    /// Of `containers`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub containers: u64,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -366,8 +375,32 @@ pub struct PodVerdict {
     /// Measured entries and executions that were not judged, since an exclude hides their paths.
     #[serde(default)]
     pub excluded: u64,
+    /// Its containers by their ids, under a policy of version 2: as the runtime names them, and how each did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<ContainerVerdict>,
     /// Findings about this pod.
     pub findings: Vec<Finding>,
+}
+
+/// A container's part of a [`PodVerdict`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerVerdict {
+    /// The id that its cgroup's name has.
+    pub id: String,
+    /// Its name in the pod: enriched. Absent for the sandbox, and where nobody named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// It is the pod's sandbox.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub sandbox: bool,
+    /// The image as the pod's specification has it: enriched; empty where nobody said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// What the runtime says that this image is: enriched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// Whether what it used is accepted.
+    pub state: State,
 }
 
 /// A file that a pod used.
@@ -404,6 +437,32 @@ impl Verdict {
     /// The pod with this UID.
     pub fn pod(&self, uid: PodUid) -> Option<&PodVerdict> {
         self.pods.iter().find(|p| p.uid == uid)
+    }
+}
+
+impl core::fmt::Display for ContainerVerdict {
+    /// One line for people.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let name = match (&self.name, self.sandbox) {
+            (Some(name), _) => format!("container {name}"),
+            (None, true) => "sandbox".to_owned(),
+            (None, false) => "container without a name".to_owned(),
+        };
+        let short = self.id.get(..12).unwrap_or(&self.id);
+        write!(
+            f,
+            "{} {}  {}",
+            escape(name.as_bytes()),
+            escape(short.as_bytes()),
+            self.state
+        )?;
+        if !self.image.is_empty() {
+            write!(f, "  {}", escape(self.image.as_bytes()))?;
+        }
+        for reference in &self.references {
+            write!(f, "  {}", escape(reference.as_bytes()))?;
+        }
+        Ok(())
     }
 }
 
@@ -493,6 +552,9 @@ impl core::fmt::Display for Verdict {
             )?;
             if pod.state == State::PredatesCollector {
                 writeln!(f, "    ran before the collector did: restart it to judge it")?;
+            }
+            for container in &pod.containers {
+                writeln!(f, "    {container}")?;
             }
             findings(f, &pod.findings)?;
         }

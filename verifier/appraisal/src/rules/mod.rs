@@ -2,12 +2,15 @@
 //!
 //! A rule is a step over what is known of a node and what a round adds, and a conclusion. [`crate::steps`]
 //! takes the steps in their order. What several rules need is in `opinion` (what the policy says of a
-//! content) and `partition` (what one partition used). V13 has no file: each rule fails where its own input
+//! content), `partition` (what one partition used), `uses` (the same before it is judged), `names` and
+//! `waits`. V13 has no file: each rule fails where its own input
 //! is absent.
 //! Not here: whom a finding is about and what follows from it (see `results`).
 
+pub(crate) mod names;
 pub(crate) mod opinion;
 pub(crate) mod partition;
+pub(crate) mod uses;
 pub(crate) mod v01_quote;
 pub(crate) mod v01_td;
 pub(crate) mod v02_bound;
@@ -22,6 +25,7 @@ pub(crate) mod v05_sealed;
 pub(crate) mod v06_losses;
 pub(crate) mod v07_history;
 pub(crate) mod v08_pods;
+pub(crate) mod v08_workloads;
 pub(crate) mod v09_contents;
 pub(crate) mod v09_file_systems;
 pub(crate) mod v09_opaque;
@@ -32,6 +36,7 @@ pub(crate) mod v11_foundations;
 pub(crate) mod v12_violations;
 pub(crate) mod v14_collectors;
 pub(crate) mod v14_guard;
+pub(crate) mod waits;
 
 use cgpath_evidence::PartitionKey;
 use serde::{Deserialize, Serialize};

@@ -60,7 +60,11 @@ impl<'a> Scene<'a> {
                 let digest = record.hash.as_ref().and_then(FileHash::digest)?;
                 Some((Name::True(&record.path), digest))
             }
-            EventKind::Violation | EventKind::Guard | EventKind::PodLoss | EventKind::LayerWrite => None,
+            EventKind::Violation
+            | EventKind::Guard
+            | EventKind::PodLoss
+            | EventKind::LayerWrite
+            | EventKind::Name => None,
         }
     }
 
@@ -126,10 +130,11 @@ impl<'a> Scene<'a> {
     /// it, or some pod of the policy.
     pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
         let of_pod = || {
-            self.policy.pods.keys().find_map(|uid| {
+            let of_uid = self.policy.pods.keys().find_map(|uid| {
                 let judgement = self.policy.judge_pod(uid, name, digest);
                 judgement.filter(Judgement::is_accepted)
-            })
+            });
+            of_uid.or_else(|| self.policy.accepted_in_workloads(name, digest))
         };
         let opinion = self.opinion(PartitionKey::Boot, name, digest);
         match opinion {
@@ -145,10 +150,13 @@ impl<'a> Scene<'a> {
     /// whom: it is accepted there if a pod that was there then, and that the policy knows, may have it.
     fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
         let mut pods = self.chain.predating().iter();
-        pods.find_map(|uid| {
+        let of_uid = pods.find_map(|uid| {
             self.policy
                 .judge_pod(uid, name, digest)
                 .filter(Judgement::is_accepted)
-        })
+        });
+        // Names of those pods may come later, and this is concluded once: any workload may have it.
+        let is_any = !self.chain.predating().is_empty();
+        of_uid.or_else(|| is_any.then(|| self.policy.accepted_in_workloads(name, digest))?)
     }
 }

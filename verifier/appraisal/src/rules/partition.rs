@@ -8,10 +8,13 @@ use crate::accept::names_content;
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict::{Deviation, SeenFile};
 use crate::rules::Rule;
+use crate::rules::names::Part;
+use crate::rules::uses::Uses;
 use cgpath_evidence::{Digest, PartitionKey, PodLoss, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
-use std::{collections::HashSet, hash::BuildHasher};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasher;
 
 /// What of a partition's files is not as the reference values have it, or was not looked at.
 #[derive(Debug, Clone, Default)]
@@ -55,9 +58,33 @@ pub(crate) struct Tally {
     /// The first program that ran others out of the kernel's sight.
     opaque: Option<Finding>,
     said: HashSet<Hash>,
+    /// Under a policy that judges by container: what each part used, not judged yet.
+    pub parts: BTreeMap<Part, Uses>,
 }
 
 impl Tally {
+    /// The same without what its parts used.
+    pub(crate) fn without_parts(&self) -> Tally {
+        Tally {
+            entries: self.entries,
+            executions: self.executions,
+            suspect: self.suspect,
+            learned: self.learned,
+            undashed: self.undashed,
+            files: self.files.clone(),
+            deviations: self.deviations.clone(),
+            excluded_files: self.excluded_files,
+            seen: self.seen.clone(),
+            hasher: self.hasher.clone(),
+            findings: self.findings.clone(),
+            changed: self.changed.clone(),
+            lost: self.lost,
+            opaque: self.opaque.clone(),
+            said: self.said.clone(),
+            parts: BTreeMap::new(),
+        }
+    }
+
     /// Says a thing once for each path and content, and what fails without a content each time.
     pub(crate) fn say(&mut self, finding: Finding) {
         if self.is_new(&finding) {
@@ -95,9 +122,50 @@ impl Tally {
     }
 
     pub(crate) fn saw(&mut self, path: &[u8], digest: Option<&Digest>, is_execution: bool, seen: Seen) {
+        let counts = (u64::from(!is_execution), u64::from(is_execution));
+        self.saw_often(path, digest, counts, seen);
+    }
+
+    /// The same of one part of several, which may accept what another one does not.
+    pub(crate) fn saw_in_part(
+        &mut self,
+        path: &[u8],
+        digest: Option<&Digest>,
+        counts: (u64, u64),
+        seen: Seen,
+    ) {
+        let is_new = self.place(path, digest).is_none();
+        self.saw_often(path, digest, counts, seen);
+        let list = match seen {
+            Seen::UnknownPath if !is_new => &mut self.deviations.fnf,
+            Seen::WrongHash if !is_new => &mut self.deviations.filehash_err,
+            _ => return,
+        };
+        let Some(digest) = digest else { return };
+        if !list
+            .iter()
+            .any(|known| known.path == path && known.digest == *digest)
+        {
+            list.push(Deviation {
+                path: path.to_vec(),
+                digest: digest.clone(),
+            });
+        }
+    }
+
+    /// Entries and executions at once.
+    fn saw_often(
+        &mut self,
+        path: &[u8],
+        digest: Option<&Digest>,
+        (entries, executions): (u64, u64),
+        seen: Seen,
+    ) {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
-        self.deviations.excluded += u64::from(is_excluded);
+        if is_excluded {
+            self.deviations.excluded += entries + executions;
+        }
         let at = match self.place(path, digest) {
             Some(at) => at,
             None => {
@@ -123,11 +191,8 @@ impl Tally {
         };
         if let Some(file) = self.files.get_mut(at) {
             file.accepted &= accepted;
-            if is_execution {
-                file.executions += 1;
-            } else {
-                file.entries += 1;
-            }
+            file.entries += entries;
+            file.executions += executions;
         }
     }
 
@@ -192,6 +257,7 @@ impl Tally {
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
         let files: usize = self.files.iter().map(|file| file.path.len() + 200).sum();
-        files + self.said.len() * 48
+        let parts: usize = self.parts.values().map(Uses::weight).sum();
+        files + parts + self.said.len() * 48
     }
 }

@@ -234,15 +234,22 @@ impl<'q, 'a> Question<'q, 'a> {
         !line.violation
             && by.any(|key| match self.scene.opinion(key, name, digest) {
                 Opinion::Excluded => true,
-                Opinion::Nothing => false,
+                Opinion::Nothing => self.policy().accepted_in_workloads(name, digest).is_some(),
                 Opinion::Judged { judgement, .. } => judgement.is_accepted(),
             })
     }
 
-    /// The host and the pods of the policy.
-    fn everybody(&self) -> impl Iterator<Item = PartitionKey> {
+    /// Whether the host, or some pod of the policy, may have the content of this entry.
+    fn somebody_accepts(&self, index: usize, line: &Line<'_>) -> bool {
         let pods = self.policy().pods.keys().copied().map(PartitionKey::Pod);
-        core::iter::once(PartitionKey::Host).chain(pods)
+        let everybody = core::iter::once(PartitionKey::Host).chain(pods);
+        self.accepts(index, line, everybody) || self.a_workload_accepts(line)
+    }
+
+    fn a_workload_accepts(&self, line: &Line<'_>) -> bool {
+        let name = Name::Listed(line.path.unwrap_or_default());
+        let accepted = |digest| self.policy().accepted_in_workloads(name, digest).is_some();
+        !line.violation && line.file.as_ref().is_some_and(accepted)
     }
 
     /// Entries before this one have their record, or a thread that is still inside holds it back.
@@ -338,7 +345,7 @@ impl Unnamed<'_, '_, '_> {
     fn entry(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
         let question = self.question;
         let is_recent = index as u64 >= question.joined_until();
-        let waits = || self.unnamed <= MAX_UNNAMED && question.accepts(index, line, question.everybody());
+        let waits = || self.unnamed <= MAX_UNNAMED && question.somebody_accepts(index, line);
         if is_recent && waits() {
             self.unnamed += 1;
             self.pending += 1;

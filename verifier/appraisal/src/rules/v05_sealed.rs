@@ -9,7 +9,7 @@ use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 use crate::rules::v04_chain::Chain;
 use cgpath_evidence::{
-    PartitionKey, PartitionLog, Record,
+    EventKind, PartitionKey, PartitionLog, Record,
     cgroup::partition_of,
     merkle::{self, Frontier, Hash},
     partition::{Partitions, partitions_root},
@@ -129,11 +129,15 @@ impl Sealed {
             for (record, sealed) in log.records.iter().zip(&hashed.records) {
                 self.records += 1;
                 self.executions += u64::from(sealed.is_execution);
-                if sealed.seq <= self.max_seq && self.max_seq > 0 {
+                // The collector's own have no number; what they may hold is for `names` to say.
+                let is_numbered = record.kind != EventKind::Name;
+                if is_numbered && sealed.seq <= self.max_seq && self.max_seq > 0 {
                     return Err(Rebuild);
                 }
-                seqs.push((sealed.seq, record));
-                if sealed.seq == 0 || sealed.seq > last_seq {
+                if is_numbered {
+                    seqs.push((sealed.seq, record));
+                }
+                if is_numbered && (sealed.seq == 0 || sealed.seq > last_seq) {
                     findings.push(
                         fail("a record's sequence number is not one that the last checkpoint knows")
                             .at_seq(sealed.seq)

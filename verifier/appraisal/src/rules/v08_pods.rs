@@ -7,8 +7,11 @@
 use crate::accept::Acceptances;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
+use crate::rules::names::Called;
 use crate::rules::partition::{Deviations, Tally};
+use crate::rules::v08_workloads::{self, Standing};
 use crate::rules::v09_contents::Judged;
+use crate::rules::waits::Waits;
 use crate::rules::{Rule, v06_losses};
 use cgpath_evidence::{PartitionKey, PodInfo, PodUid, Provenance};
 use cgpath_policy::{Policy, PredatingPods};
@@ -17,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the verdict on pods needs beside what they used.
 pub(crate) struct Names<'a> {
     pub told: &'a [PodInfo],
+    pub called: &'a Called,
     pub predating: &'a [PodUid],
     pub provenance: Provenance,
     pub policy: &'a Policy,
@@ -39,6 +43,7 @@ impl Judged {
         &self,
         late: &BTreeMap<PartitionKey, Tally>,
         names: &Names<'_>,
+        waits: &mut Waits,
         findings: &mut Findings,
     ) -> Concluded {
         let keys: BTreeSet<PartitionKey> = self.tallies.keys().chain(late.keys()).copied().collect();
@@ -60,8 +65,11 @@ impl Judged {
         for uid in uids {
             let tally = tally(PartitionKey::Pod(uid)).unwrap_or(&unseen);
             let predates = predating.contains(&uid);
-            concluded.pods.push(pod(names, uid, tally, predates, findings));
+            concluded
+                .pods
+                .push(pod(names, uid, tally, predates, waits, findings));
         }
+        concluded.learned |= concluded.pods.iter().any(|pod| pod.learned);
         for key in keys.iter().filter(|key| !matches!(key, PartitionKey::Pod(_))) {
             let Some(tally) = tally(*key) else { continue };
             findings.absorb(&tally.findings);
@@ -108,16 +116,34 @@ fn list<T: Clone>(listed: &mut Vec<T>, all: &[T], left_out: &mut u64) {
     *left_out += others.len() as u64;
 }
 
-/// The verdict on one pod. An unknown one is the node's failure too, by name.
-fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: &mut Findings) -> PodVerdict {
+/// The verdict on one pod. An unknown one is the node's failure too, by name, unless the policy only reports
+/// it.
+fn pod(
+    names: &Names<'_>,
+    uid: PodUid,
+    tally: &Tally,
+    predates: bool,
+    waits: &mut Waits,
+    findings: &mut Findings,
+) -> PodVerdict {
     let known = names.policy.pods.get(&uid);
     let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
     let undashed = tally.undashed.unwrap_or_else(in_policy);
-    let told = names
-        .told
-        .iter()
-        .find(|p| p.uid == uid)
-        .map(|p| format!("{}/{}", p.namespace, p.name));
+    let workloads = names.policy.workloads.as_ref();
+    let mut case = workloads.map(|workloads| {
+        v08_workloads::judge(names.policy, workloads, uid, tally, names.called.of(uid), waits)
+    });
+    let standing = match &case {
+        Some(case) => case.standing,
+        None if known.is_some() => Standing::Known,
+        None => Standing::Unknown,
+    };
+    let called = case.as_mut().and_then(|case| case.called.take());
+    let told = called.or_else(|| {
+        let told = names.told.iter().find(|p| p.uid == uid);
+        told.map(|p| format!("{}/{}", p.namespace, p.name))
+    });
+    let tally = case.as_ref().map_or(tally, |case| &case.tally);
     let key = PartitionKey::Pod(uid);
     let subject = Subject::Partition(key);
     let mut own = tally.findings.clone();
@@ -126,25 +152,28 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     own.extend(tally.unrecorded().map(|lost| v06_losses::of_partition(key, lost)));
     own.extend(tally.opaque());
     let provenance = names.provenance;
-    if known.is_none() {
+    if standing == Standing::Unknown {
         let called = told
             .as_ref()
             .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
-        findings.push(
-            Finding::fail(
-                Rule::KnownPods,
-                Subject::Node,
-                format!("pod {}{called} is in no policy", uid.shown(undashed)),
-            )
-            .found(uid)
-            .resting_on(provenance),
-        );
-        own.push(Finding::fail(Rule::KnownPods, subject, "no policy knows this pod").resting_on(provenance));
+        let shown = uid.shown(undashed);
+        let (of_node, of_pod) = match &case {
+            None => (
+                format!("pod {shown}{called} is in no policy"),
+                "no policy knows this pod",
+            ),
+            Some(case) => (format!("pod {shown}{called}: {}", case.why), case.why),
+        };
+        let finding = Finding::fail(Rule::KnownPods, Subject::Node, of_node).found(uid);
+        if workloads.is_none_or(|workloads| workloads.fails_node()) {
+            findings.push(finding.resting_on(provenance));
+        }
+        own.push(Finding::fail(Rule::KnownPods, subject, of_pod).resting_on(provenance));
     }
-    let mut waits = false;
-    if predates && known.is_some() {
+    let mut is_unseen = false;
+    if predates && standing == Standing::Known {
         match names.policy.file.predating_pods {
-            PredatingPods::Report => waits = true,
+            PredatingPods::Report => is_unseen = true,
             PredatingPods::Trust => own.push(Finding::tolerated(
                 Rule::KnownPods,
                 subject,
@@ -161,20 +190,27 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     }
     names.accepted.apply_to(&mut own);
     let fails = own.has_failure();
-    let state = match (known.is_some(), fails, waits) {
-        (false, ..) => State::Unknown,
-        (true, true, _) => State::Untrusted,
-        (true, false, true) => State::PredatesCollector,
-        (true, false, false) => State::Trusted,
+    let state = match (standing, fails, is_unseen) {
+        (Standing::Unknown, ..) => State::Unknown,
+        (_, true, _) => State::Untrusted,
+        (Standing::Pending, false, _) => State::Pending,
+        (Standing::Known, false, true) => State::PredatesCollector,
+        (Standing::Known, false, false) => State::Trusted,
     };
     let mut listed = Listed::default();
     listed.add(&tally.deviations);
     let mut files = Vec::new();
     list(&mut files, &tally.files, &mut listed.left_out.files);
+    let mut containers = Vec::new();
+    let of_case = case.as_ref().map_or(&[][..], |case| &case.containers);
+    list(&mut containers, of_case, &mut listed.left_out.containers);
     PodVerdict {
         uid,
         undashed,
-        name: known.map(|k| k.pod.name.clone()),
+        name: match &case {
+            Some(case) => case.name.clone(),
+            None => known.map(|k| k.pod.name.clone()),
+        },
         told,
         state,
         charged: fails,
@@ -188,6 +224,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         filehash_err: listed.filehash_err,
         left_out: listed.left_out,
         excluded: listed.excluded,
+        containers,
         findings: own.into_vec(),
     }
 }

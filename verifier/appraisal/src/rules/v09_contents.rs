@@ -6,8 +6,10 @@
 
 use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
+use crate::rules::names::Part;
 use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::{Seen, Tally};
+use crate::rules::uses::{Use as FirstUse, Uses};
 use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{self, Files, Violation};
@@ -38,6 +40,8 @@ struct Use<'a> {
     key: PartitionKey,
     name: Name<'a>,
     digest: Option<&'a Digest>,
+    /// Of the process that used it.
+    cgroup: Option<&'a [u8]>,
     index: Option<usize>,
     seq: Option<u64>,
     is_execution: bool,
@@ -169,6 +173,12 @@ impl<'a> Judge<'_, 'a> {
         self.tallies.entry(key).or_insert_with(begin)
     }
 
+    /// What the part of a pod used that this cgroup is of.
+    fn part(&mut self, key: PartitionKey, cgroup: Option<&[u8]>) -> &mut Uses {
+        let parts = &mut self.tally(key).parts;
+        parts.entry(Part::of(cgroup)).or_default()
+    }
+
     /// Entries that carry their cgroup themselves; gives how many carry none.
     fn attested(&mut self) -> u64 {
         let scene = self.scene;
@@ -245,13 +255,16 @@ impl<'a> Judge<'_, 'a> {
         let PartitionKey::Pod(_) = key else { return };
         let policy = self.scene.policy;
         let mut above = record.ancestry.iter();
-        let opaque = above.find_map(|process| {
-            let finding = v09_opaque::finding(policy, key, &process.exe)?;
-            Some(finding.at_path(&process.exe).at_seq(record.seq))
-        });
-        if let Some(finding) = opaque {
-            self.tally(key)
-                .say_opaque(finding.resting_on(Provenance::Observed));
+        if let Some(process) = above.find(|process| cgpath_policy::is_opaque(&process.exe)) {
+            if policy.workloads.is_some() {
+                // Whether it is trusted is said of the container.
+                self.part(key, record.cgroup.as_deref())
+                    .ran_below(&process.exe, record.seq);
+            } else if let Some(finding) = v09_opaque::finding(policy, key, &process.exe) {
+                let finding = finding.at_path(&process.exe).at_seq(record.seq);
+                self.tally(key)
+                    .say_opaque(finding.resting_on(Provenance::Observed));
+            }
         }
         let is_runtime = |process: &cgpath_evidence::Ancestor| self.scene.policy.is_runtime(&process.exe);
         if !record.ancestry.iter().any(is_runtime) {
@@ -284,8 +297,8 @@ impl<'a> Judge<'_, 'a> {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
         self.file(key, record);
-        // A loss is not of one process: there is none to be suspect.
-        if record.kind != EventKind::PodLoss {
+        // A loss and a name are not of one process: there is none to be suspect.
+        if !matches!(record.kind, EventKind::PodLoss | EventKind::Name) {
             self.lineage(key, record);
         }
         match record.kind {
@@ -321,8 +334,8 @@ impl<'a> Judge<'_, 'a> {
                     );
                 }
             },
-            // Judged by rule V14, and by V12; here it only tells that the partition is there.
-            EventKind::Guard | EventKind::LayerWrite => {
+            // Judged by V14, V12 and V8; here they only tell that the partition is there.
+            EventKind::Guard | EventKind::LayerWrite | EventKind::Name => {
                 self.tally(key);
             }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
@@ -362,6 +375,7 @@ impl<'a> Judge<'_, 'a> {
                     key,
                     name: Name::True(&record.path),
                     digest,
+                    cgroup: record.cgroup.as_deref(),
                     index: None,
                     seq: Some(record.seq),
                     is_execution: true,
@@ -428,7 +442,7 @@ impl<'a> Judge<'_, 'a> {
         } else {
             Provenance::Observed
         };
-        self.entry(key, index, line, Some(record.seq), provenance, opinion);
+        self.entry(key, index, line, Some(record), provenance, opinion);
     }
 
     /// `opinion` is what the policy says of it, where that was looked up already.
@@ -437,7 +451,7 @@ impl<'a> Judge<'_, 'a> {
         key: PartitionKey,
         index: usize,
         line: &Line<'_>,
-        seq: Option<u64>,
+        record: Option<&Record>,
         provenance: Provenance,
         opinion: Option<Opinion>,
     ) {
@@ -450,8 +464,9 @@ impl<'a> Judge<'_, 'a> {
             key,
             name: Name::Listed(path),
             digest: line.file.as_ref(),
+            cgroup: record.map_or(line.cgroup.as_deref(), |record| record.cgroup.as_deref()),
             index: Some(index),
-            seq,
+            seq: record.map(|record| record.seq),
             is_execution: false,
             provenance,
         };
@@ -461,6 +476,12 @@ impl<'a> Judge<'_, 'a> {
     /// Charges one content to its partition.
     fn content(&mut self, used: Use<'_>, opinion: Option<Opinion>) {
         let policy = self.scene.policy;
+        if policy.workloads.is_some() && matches!(used.key, PartitionKey::Pod(_)) {
+            // Whose values count there is a question of names, which may come later (see `v08_workloads`).
+            let first = FirstUse::first(used.index, used.seq, used.provenance);
+            let part = self.part(used.key, used.cgroup);
+            return part.add(used.name, used.digest, used.is_execution, first);
+        }
         if let Some(finding) = v09_opaque::finding(policy, used.key, used.name.bytes()) {
             self.tally(used.key).say_opaque(place(finding, &used));
         }
@@ -498,38 +519,14 @@ impl<'a> Judge<'_, 'a> {
                 judgement
             }
         };
-        let subject = Subject::Partition(used.key);
-        let finding = match &judgement {
-            Judgement::Accepted { .. } => None,
-            Judgement::UnknownPath => {
-                let elsewhere = match used.key {
-                    PartitionKey::Pod(uid) => policy.pods.get(&uid).map(|pod| pod.allowed.paths_of(digest)),
-                    _ => Some(policy.host.paths_of(digest)),
-                };
-                let mut finding = Finding::fail(
-                    Rule::of_contents(used.key),
-                    subject,
-                    "no reference value has a file at this path",
-                );
-                for path in elsewhere.into_iter().flatten().take(3) {
-                    finding = finding.expected(format!("this content at {}", foreign(path)));
-                }
-                Some(finding)
+        let elsewhere = || match used.key {
+            PartitionKey::Pod(uid) => {
+                let pod = policy.pods.get(&uid);
+                pod.map(|pod| pod.allowed.paths_of(digest)).unwrap_or_default()
             }
-            Judgement::WrongHash { expected } => {
-                let finding = Finding::fail(
-                    Rule::of_contents(used.key),
-                    subject,
-                    "the file's content is not the one that the policy accepts",
-                );
-                Some(expected.iter().fold(finding, Finding::expected))
-            }
+            _ => policy.host.paths_of(digest),
         };
-        let seen = match &judgement {
-            Judgement::Accepted { .. } => Seen::Accepted,
-            Judgement::UnknownPath => Seen::UnknownPath,
-            Judgement::WrongHash { .. } => Seen::WrongHash,
-        };
+        let (seen, finding) = of_judgement(used.key, "", &judgement, elsewhere);
         let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
         if let Judgement::Accepted { learned, .. } = judgement {
@@ -542,6 +539,41 @@ impl<'a> Judge<'_, 'a> {
         if let Some(finding) = finding {
             let finding = place(finding.found(digest), &used);
             self.tally(used.key).say(finding);
+        }
+    }
+}
+
+/// What to say of a content, by what the policy says of it; `label` stands before the text. `elsewhere` are
+/// paths at which it would be accepted.
+pub(crate) fn of_judgement<'p>(
+    key: PartitionKey,
+    label: &str,
+    judgement: &Judgement,
+    elsewhere: impl FnOnce() -> Vec<&'p [u8]>,
+) -> (Seen, Option<Finding>) {
+    let fail = |text| {
+        Finding::fail(
+            Rule::of_contents(key),
+            Subject::Partition(key),
+            format!("{label}{text}"),
+        )
+    };
+    match judgement {
+        Judgement::Accepted { .. } => (Seen::Accepted, None),
+        Judgement::UnknownPath => {
+            let finding = fail("no reference value has a file at this path");
+            let paths = elsewhere().into_iter().take(3);
+            let finding = paths.fold(finding, |finding, path| {
+                finding.expected(format!("this content at {}", foreign(path)))
+            });
+            (Seen::UnknownPath, Some(finding))
+        }
+        Judgement::WrongHash { expected } => {
+            let finding = fail("the file's content is not the one that the policy accepts");
+            (
+                Seen::WrongHash,
+                Some(expected.iter().fold(finding, Finding::expected)),
+            )
         }
     }
 }

@@ -10,13 +10,18 @@ use cgpath_policy::Policy;
 /// The finding on the use of the program at this path, if it is opaque and a pod used it.
 pub(crate) fn finding(policy: &Policy, key: PartitionKey, path: &[u8]) -> Option<Finding> {
     let PartitionKey::Pod(uid) = key else { return None };
+    of_path(Subject::Partition(key), path, policy.trusts_opaque(&uid), "")
+}
+
+/// The same, where the policy trusts it or not. `label` stands before the text.
+pub(crate) fn of_path(subject: Subject, path: &[u8], is_trusted: bool, label: &str) -> Option<Finding> {
     if !cgpath_policy::is_opaque(path) {
         return None;
     }
-    let text =
-        "opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod";
-    let subject = Subject::Partition(key);
-    Some(if policy.trusts_opaque(&uid) {
+    let text = format!(
+        "{label}opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod"
+    );
+    Some(if is_trusted {
         Finding::tolerated(Rule::PodContents, subject, text)
     } else {
         Finding::fail(Rule::PodContents, subject, text).expected("opaque: trust, in the policy of this pod")

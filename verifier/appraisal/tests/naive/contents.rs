@@ -149,7 +149,7 @@ impl Case<'_> {
         self.sees(key);
         // A mapping that is writable and executable at once, or what says so of something else.
         self.fail_if(record.writable, rule_of(key), Subject::Partition(key));
-        if record.kind == EventKind::PodLoss {
+        if matches!(record.kind, EventKind::PodLoss | EventKind::Name) {
             return;
         }
         for process in &record.ancestry {

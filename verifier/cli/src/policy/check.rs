@@ -88,13 +88,30 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         learned: Vec<&'a str>,
     }
     #[derive(Serialize)]
+    struct Container<'a> {
+        name: &'a str,
+        paths: usize,
+        learned: Vec<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Workload<'a> {
+        name: &'a str,
+        #[serde(rename = "match")]
+        selector: String,
+        containers: Vec<Container<'a>>,
+    }
+    #[derive(Serialize)]
     struct Checked<'a> {
         node: &'a str,
         digest: &'a Digest,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workloads_digest: Option<&'a Digest>,
         host_paths: usize,
         host_learned: Vec<&'a str>,
         sandbox_paths: usize,
         pods: Vec<Pod<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        workloads: Vec<Workload<'a>>,
         dangerous: Vec<&'static str>,
         relaxed: Vec<String>,
         #[serde(skip_serializing_if = "core::ops::Not::not")]
@@ -104,6 +121,7 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
     let checked = Checked {
         node: &policy.file.node,
         digest: policy.digest(),
+        workloads_digest: policy.workloads.as_ref().map(|part| part.digest()),
         host_paths: paths(&policy.host),
         host_learned: policy.host.learned_sources(),
         sandbox_paths: paths(&policy.sandbox),
@@ -116,6 +134,23 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
                 name: &p.pod.name,
                 paths: paths(&p.allowed),
                 learned: p.allowed.learned_sources(),
+            })
+            .collect(),
+        workloads: policy
+            .workloads
+            .iter()
+            .flat_map(|part| &part.list)
+            .map(|workload| Workload {
+                name: &workload.workload.name,
+                selector: workload.workload.selector.to_string(),
+                containers: workload
+                    .containers()
+                    .map(|(name, of)| Container {
+                        name,
+                        paths: paths(&of.allowed),
+                        learned: of.allowed.learned_sources(),
+                    })
+                    .collect(),
             })
             .collect(),
         dangerous: policy.dangerous_keys(),
@@ -145,6 +180,24 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
             count(pod.paths, "path"),
             learned(&pod.learned)
         ))?;
+    }
+    if let Some(digest) = checked.workloads_digest {
+        out.line(format_args!("workloads ({digest})"))?;
+    }
+    for workload in &checked.workloads {
+        let (name, selector) = (
+            escape(workload.name.as_bytes()),
+            escape(workload.selector.as_bytes()),
+        );
+        out.line(format_args!("workload {name} {selector}"))?;
+        for container in &workload.containers {
+            out.line(format_args!(
+                "  container {}: {}{}",
+                container.name,
+                count(container.paths, "path"),
+                learned(&container.learned)
+            ))?;
+        }
     }
     if checked.without_boot {
         let text = out.paint(Colour::Yellow, &format!("boot: {WITHOUT_BOOT}"));

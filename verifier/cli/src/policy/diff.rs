@@ -133,6 +133,8 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         sandbox: _,
         guard,
         pods,
+        // Compared as parts, with the selectors of workloads as keys.
+        workloads: _,
         boot: of_boot,
         tdx: of_tdx,
     } = &policy.file;
@@ -171,6 +173,16 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         pods.iter()
             .map(|pod| format!("pods: {} {}", pod.shown_uid(), pod.name)),
     );
+    for workload in policy.workloads.iter().flat_map(|part| &part.list) {
+        let workload = &workload.workload;
+        keys.insert(format!("workloads: {} {}", workload.name, workload.selector));
+        keys.extend(
+            workload
+                .containers
+                .keys()
+                .map(|name| format!("workloads: {}: {name}", workload.name)),
+        );
+    }
     keys.extend(of_boot.iter().flat_map(|policy| boot("boot", policy)));
     keys.extend(of_tdx.iter().flat_map(tdx));
     keys
@@ -248,6 +260,19 @@ fn boot(key: &str, policy: &BootPolicy) -> Vec<String> {
     lines
 }
 
+/// The containers of all workloads, by what a part is called.
+fn containers(policy: &Policy) -> BTreeMap<String, &Allowed> {
+    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+    let named = workloads.flat_map(|workload| {
+        let name =
+            move |container: &str| format!("workload {} container {container}", workload.workload.name);
+        workload
+            .containers()
+            .map(move |(container, of)| (name(container), &of.allowed))
+    });
+    named.collect()
+}
+
 fn policies(old: &Policy, new: &Policy) -> Differences {
     let mut parts = Vec::new();
     parts.extend(part(
@@ -271,6 +296,16 @@ fn policies(old: &Policy, new: &Policy) -> Differences {
         );
         let name = format!("pod {uid} {name}");
         parts.extend(part(name, &Side::allowed(&before), &Side::allowed(&after)));
+    }
+    let (before, after) = (containers(old), containers(new));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let side = |all: &BTreeMap<String, &Allowed>| all.get(name).map(|allowed| (*allowed).clone());
+        let (old, new) = (
+            side(&before).unwrap_or_default(),
+            side(&after).unwrap_or_default(),
+        );
+        parts.extend(part(name.clone(), &Side::allowed(&old), &Side::allowed(&new)));
     }
     let (before, after) = (keys(old), keys(new));
     let mut keys: Vec<String> = before.difference(&after).map(|k| format!("- {k}")).collect();

@@ -4,7 +4,7 @@ use super::check::{WITHOUT_BOOT, is_without_boot};
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
-use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Policy};
+use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workloads};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
@@ -62,6 +62,9 @@ impl Lint {
         if is_without_boot(&policy) {
             warn(&mut warnings, "boot", WITHOUT_BOOT.into());
         }
+        for (part, text) in policy.workloads.iter().flat_map(of_workloads) {
+            warn(&mut warnings, &part, text);
+        }
         for text in policy.file.boot.iter().flat_map(of_boot) {
             warn(&mut warnings, "boot", text);
         }
@@ -108,7 +111,29 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
             .values()
             .map(|p| (format!("pod {} {}", p.pod.shown_uid(), p.pod.name), &p.allowed)),
     );
+    for workload in policy.workloads.iter().flat_map(|part| &part.list) {
+        let name = |container: &str| format!("workload {} container {container}", workload.workload.name);
+        parts.extend(
+            workload
+                .containers()
+                .map(|(container, of)| (name(container), &of.allowed)),
+        );
+    }
     parts
+}
+
+/// Entries of which it is easily overlooked that an earlier one decides.
+fn of_workloads(part: &Workloads) -> Vec<(String, String)> {
+    let overlaps = part.file.overlaps();
+    let say = |overlap: &Overlap<'_>| {
+        let first = escape(overlap.first.as_bytes());
+        let text = match overlap.is_whole {
+            true => format!("it can never match: {first}, which comes before it, takes all that it means"),
+            false => format!("{first}, which comes before it, may take some of its pods"),
+        };
+        (format!("workload {}", overlap.second), text)
+    };
+    overlaps.iter().map(say).collect()
 }
 
 /// Registers that nothing judges: whatever was measured into one of them passes.

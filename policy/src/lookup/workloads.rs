@@ -1,0 +1,231 @@
+//! The workload part of a policy with its reference files read, and the look-up in it.
+//!
+//! Promises: the first entry whose `match` holds decides; a container without an entry of its own has that of
+//! `*`, or none. Not here: what a pod is called (see `cgpath-evidence`), what follows where no entry matches
+//! (see `cgpath-appraisal`).
+
+use super::{Allowed, Basis, Judgement, Loader, Policy, digest_of};
+use crate::{
+    ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result, UnknownPods,
+    Workload, WorkloadsFile,
+};
+use cgpath_evidence::{Digest, PodUid};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+
+/// The workload part of a policy, with the reference files that it names.
+#[derive(Debug, Clone)]
+pub struct Workloads {
+    /// What the node part calls the file.
+    pub name: String,
+    /// What the file says.
+    pub file: WorkloadsFile,
+    /// Its entries, in its order.
+    pub list: Vec<WorkloadPolicy>,
+    digest: Digest,
+}
+
+/// One workload with the reference values of its containers.
+#[derive(Debug, Clone)]
+pub struct WorkloadPolicy {
+    /// What the file says.
+    pub workload: Workload,
+    containers: BTreeMap<String, ContainerPolicy>,
+}
+
+/// One container of a workload with its reference values.
+#[derive(Debug, Clone)]
+pub struct ContainerPolicy {
+    /// What the file says.
+    pub container: Container,
+    /// Its reference values.
+    pub allowed: Allowed,
+}
+
+/// Which workload a pod is.
+#[derive(Debug, Clone, Copy)]
+pub enum Selected<'p> {
+    /// This one: its entry is the first that matches.
+    Workload(&'p WorkloadPolicy),
+    /// No entry matches.
+    None,
+    /// It depends on names that are not there.
+    Undecided,
+}
+
+impl WorkloadPolicy {
+    /// The container of this name, or what `*` says of all others.
+    pub fn container(&self, name: &str) -> Option<&ContainerPolicy> {
+        self.containers
+            .get(name)
+            .or_else(|| self.containers.get(ANY_CONTAINER))
+    }
+
+    /// Its containers by name, `*` among them.
+    pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerPolicy)> {
+        self.containers
+            .iter()
+            .map(|(name, container)| (name.as_str(), container))
+    }
+}
+
+impl Workloads {
+    /// Which workload the pod is. `names` are absent where nobody said what it is called.
+    pub fn select(&self, uid: &PodUid, names: Option<&PodNames<'_>>) -> Selected<'_> {
+        for workload in &self.list {
+            match workload.workload.selector.holds(uid, names) {
+                Some(true) => return Selected::Workload(workload),
+                Some(false) => {}
+                None => return Selected::Undecided,
+            }
+        }
+        Selected::None
+    }
+
+    /// SHA-256 over this file and the reference files that it names: as [`Policy::digest`], and the same for
+    /// every node whose policy names it.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Whether an unknown pod makes the node untrusted.
+    pub fn fails_node(&self) -> bool {
+        self.file.unknown_pods == UnknownPods::NodeUntrusted
+    }
+
+    /// All containers of all workloads.
+    fn all(&self) -> impl Iterator<Item = (String, &ContainerPolicy)> {
+        self.list.iter().flat_map(|workload| {
+            let named = move |(name, container)| {
+                (
+                    format!("workload {}, container {name}", workload.workload.name),
+                    container,
+                )
+            };
+            workload.containers().map(named)
+        })
+    }
+
+    /// The workloads in which a reference file counts, by what the node part would call it.
+    pub(super) fn users_of(&self, reference: &str) -> impl Iterator<Item = &str> {
+        let uses = move |workload: &&WorkloadPolicy| {
+            let mut names = workload
+                .containers()
+                .flat_map(|(_, container)| &container.container.references);
+            names.any(|name| beside(&self.name, name) == reference)
+        };
+        let users = self.list.iter().filter(uses);
+        users.map(|workload| workload.workload.name.as_str())
+    }
+
+    /// Values that are laxer than their defaults, as `key: value`.
+    pub(super) fn relaxations(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if !self.fails_node() {
+            found.push("unknown-pods: report".to_owned());
+        }
+        if self.file.settle > DEFAULT_SETTLE {
+            found.push(format!("settle: {}s", self.file.settle));
+        }
+        for (named, container) in self.all() {
+            if container.container.opaque == Opaque::Trust {
+                found.push(format!("{named}.opaque: trust"));
+            }
+            let items = container.allowed.excludes().flat_map(|excludes| excludes.items());
+            found.extend(items.map(|item| format!("{named}.excludes: {item}")));
+        }
+        found
+    }
+}
+
+/// The name of a file beside another one.
+fn beside(file: &str, name: &str) -> String {
+    match file.rsplit_once('/') {
+        Some((folder, _)) => format!("{folder}/{name}"),
+        None => name.to_owned(),
+    }
+}
+
+impl Loader<'_> {
+    /// The workload part that the policy calls `name`.
+    pub(super) fn workloads(&mut self, name: &str) -> Result<Workloads> {
+        let bytes = self.bytes(name)?;
+        let file = WorkloadsFile::from_yaml(name, &bytes)?;
+        let mut list = Vec::new();
+        let mut own: BTreeMap<String, [u8; 32]> = BTreeMap::new();
+        for workload in &file.workloads {
+            let mut containers = BTreeMap::new();
+            for (called, container) in &workload.containers {
+                let key = format!("workloads: {}: {called}", workload.name);
+                let names: Vec<String> = container.references.iter().map(|own| beside(name, own)).collect();
+                let allowed =
+                    self.allowed(&key, &names, &container.excludes)
+                        .map_err(|error| match error {
+                            // A reference file that is malformed names itself.
+                            Error::Unresolved { .. } | Error::Meaning { .. } => error.in_file(name),
+                            other => other,
+                        })?;
+                for (written, read) in container.references.iter().zip(&names) {
+                    own.extend(self.read.get(read).map(|(_, digest)| (written.clone(), *digest)));
+                }
+                let container = container.clone();
+                containers.insert(called.clone(), ContainerPolicy { container, allowed });
+            }
+            list.push(WorkloadPolicy {
+                workload: workload.clone(),
+                containers,
+            });
+        }
+        self.part = Some((name.to_owned(), Sha256::digest(&bytes).into()));
+        Ok(Workloads {
+            name: name.to_owned(),
+            digest: digest_of(&bytes, own.iter().collect()),
+            file,
+            list,
+        })
+    }
+}
+
+impl Policy {
+    /// Judges a content found in a container: by the container's own values, then the runtime files by hash,
+    /// since the runtime runs a copy of itself while it sets the container up.
+    pub fn judge_container(&self, container: &ContainerPolicy, name: Name<'_>, digest: &Digest) -> Judgement {
+        let own = container.allowed.judge(name, digest);
+        match own.is_accepted() {
+            true => own,
+            false => self.runtime_file(digest).unwrap_or(own),
+        }
+    }
+
+    /// Judges a content found in a pod and outside of all its containers: by the sandbox's values, then the
+    /// runtime files by hash.
+    pub fn judge_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> Judgement {
+        match self.sandbox.judge(name, digest) {
+            Judgement::Accepted { learned, .. } => Judgement::Accepted {
+                basis: Basis::Sandbox,
+                learned,
+            },
+            other => self.runtime_file(digest).unwrap_or(other),
+        }
+    }
+
+    /// What accepts a content in some container of some workload, or in a pod outside of all containers: for
+    /// contents of which it is not known whose they are.
+    pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
+        let workloads = self.workloads.as_ref()?;
+        let outside = core::iter::once_with(|| self.judge_pod_runtime(name, digest));
+        let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
+        let inside = workloads
+            .list
+            .iter()
+            .flat_map(|workload| workload.containers.values());
+        let inside = inside.map(|container| match hides(&container.allowed) {
+            true => Judgement::Accepted {
+                basis: Basis::Own,
+                learned: false,
+            },
+            false => container.allowed.judge(name, digest),
+        });
+        outside.chain(inside).find(Judgement::is_accepted)
+    }
+}

@@ -1,0 +1,218 @@
+//! The form of values in the workload part: how each is read, which keys nothing appraises yet, and what the
+//! JSON Schema says where the type does not say it.
+//!
+//! Promise: a key that nothing appraises is an error at its own place. Not here: which keys there are (see
+//! `workloads`).
+
+use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload, bounded};
+use crate::form::{MAX_ITEMS, refused};
+use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
+use cgpath_evidence::text::quoted;
+use serde::{Deserialize, Deserializer, de};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    match u32::deserialize(d)? {
+        2 => Ok(2),
+        other => Err(de::Error::custom(format!(
+            "version {other} of workloads is not known here, 2 is"
+        ))),
+    }
+}
+
+pub(super) fn signatures<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(d, "signatures of images are not checked yet: leave this key out")
+}
+
+pub(super) fn images<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "values are not looked up by an image's digest yet: name the image's values with `references`",
+    )
+}
+
+pub(super) fn executions<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "nobody knows yet what `kubectl exec` or a probe started: leave this key out",
+    )
+}
+
+pub(super) fn needs_api<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "only the Kubernetes API knows this, and it is not asked yet: leave this key out",
+    )
+}
+
+pub(super) fn later<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(d, "nothing appraises this key yet: leave it out")
+}
+
+/// Reads a text as what `parse` makes of it, or says at its place why that is nothing.
+struct Text<P>(P);
+
+impl<'de, T, P: FnOnce(&str) -> core::result::Result<T, String>> de::Visitor<'de> for Text<P> {
+    type Value = T;
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("a text")
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> core::result::Result<T, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+}
+
+/// Reads a mapping or a list and says at its place what is wrong with it as a whole.
+struct Whole<T, C>(C, core::marker::PhantomData<T>);
+
+impl<T, C> Whole<T, C> {
+    fn checked<E: de::Error>(self, value: T) -> core::result::Result<T, E>
+    where
+        C: FnOnce(&T) -> core::result::Result<(), String>,
+    {
+        (self.0)(&value).map_err(E::custom)?;
+        Ok(value)
+    }
+}
+
+impl<'de, T, C> de::Visitor<'de> for Whole<T, C>
+where
+    T: Deserialize<'de>,
+    C: FnOnce(&T) -> core::result::Result<(), String>,
+{
+    type Value = T;
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("a mapping or a list")
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> core::result::Result<T, A::Error> {
+        let value = T::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        self.checked(value)
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> core::result::Result<T, A::Error> {
+        let value = T::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
+        self.checked(value)
+    }
+}
+
+fn whole<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+    check: impl FnOnce(&T) -> core::result::Result<(), String>,
+) -> core::result::Result<T, D::Error> {
+    d.deserialize_any(Whole(check, core::marker::PhantomData))
+}
+
+/// `120s` or `2m`, in seconds.
+pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
+    let of = |digits: &str, unit: u32| digits.parse::<u32>().ok()?.checked_mul(unit);
+    d.deserialize_str(Text(|text: &str| {
+        let found = match text.split_at_checked(text.len().saturating_sub(1)) {
+            Some((digits, "s")) => of(digits, 1),
+            Some((digits, "m")) => of(digits, 60),
+            _ => None,
+        };
+        found.filter(|seconds| *seconds <= MAX_SETTLE).ok_or_else(|| {
+            format!(
+                "{} is not a time of at most {MAX_SETTLE}s, such as 120s or 2m",
+                quoted(text)
+            )
+        })
+    }))
+}
+
+/// A list that ends at [`MAX_ITEMS`].
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Listed(#[serde(deserialize_with = "bounded")] Vec<Workload>);
+
+pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Workload>, D::Error> {
+    let Listed(list) = whole(d, |Listed(list): &Listed| {
+        let mut seen = BTreeSet::new();
+        match list.iter().find(|workload| !seen.insert(workload.name.as_str())) {
+            Some(twice) => Err(format!(
+                "workload {} stands twice in the list",
+                quoted(&twice.name)
+            )),
+            None => Ok(()),
+        }
+    })?;
+    Ok(list)
+}
+
+/// Whether Kubernetes could call something so.
+fn checked_name(text: &str) -> core::result::Result<String, String> {
+    let is_name = (1..=MAX_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'));
+    if is_name {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is no name that Kubernetes gives", quoted(text)))
+}
+
+pub(super) fn namespace<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
+    d.deserialize_str(Text(checked_name)).map(Some)
+}
+
+pub(super) fn labels<'de, D: Deserializer<'de>>(
+    d: D,
+) -> core::result::Result<BTreeMap<String, String>, D::Error> {
+    let is_label = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
+    whole(d, |labels: &BTreeMap<String, String>| {
+        if labels.len() > MAX_LABELS {
+            return Err(format!("a pod has at most {MAX_LABELS} labels"));
+        }
+        let mut odd = labels
+            .iter()
+            .filter(|(key, value)| key.is_empty() || !is_label(key) || !is_label(value));
+        match odd.next() {
+            Some((key, _)) => Err(format!(
+                "label {} is empty, longer than {MAX_LABEL} bytes or no text",
+                quoted(key)
+            )),
+            None => Ok(()),
+        }
+    })
+}
+
+pub(super) fn selector<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Selector, D::Error> {
+    whole(d, |selector: &Selector| match selector.is_empty() {
+        true => Err("an empty `match` would take every pod: name a namespace, labels or a UID".to_owned()),
+        false => Ok(()),
+    })
+}
+
+/// A container's name, checked where it stands.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct ContainerKey(String);
+
+impl<'de> Deserialize<'de> for ContainerKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<ContainerKey, D::Error> {
+        let key = Text(|text: &str| match text {
+            ANY_CONTAINER => Ok(text.to_owned()),
+            _ => checked_name(text),
+        });
+        d.deserialize_str(key).map(ContainerKey)
+    }
+}
+
+pub(super) fn containers<'de, D: Deserializer<'de>>(
+    d: D,
+) -> core::result::Result<BTreeMap<String, Container>, D::Error> {
+    let found = whole(d, |found: &BTreeMap<ContainerKey, Container>| {
+        match (1..=MAX_ITEMS).contains(&found.len()) {
+            true => Ok(()),
+            false => Err(format!(
+                "a workload has 1 to {MAX_ITEMS} containers: without any nothing could run in it"
+            )),
+        }
+    })?;
+    Ok(found
+        .into_iter()
+        .map(|(key, container)| (key.0, container))
+        .collect())
+}
+
+pub(super) fn settle_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "pattern": "^[0-9]+[sm]$", "default": "120s" })
+}

@@ -1,0 +1,396 @@
+//! V8 and V9 under a policy of version 2: which workload a pod is, and whether each of its containers used
+//! what the policy accepts there.
+//!
+//! Promises: a content is judged by the container whose directory is the first one below the pod's; what is
+//! outside of all known containers has the sandbox's and the runtime's own values alone; all of it is
+//! concluded anew in each round, from what was used and from the names that are there. Not here: what was
+//! used (see `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
+
+use crate::results::finding::{Finding, Severity, Subject};
+use crate::results::verdict::{ContainerVerdict, State};
+use crate::rules::Rule;
+use crate::rules::names::{Part, PodCalled};
+use crate::rules::partition::{Seen, Tally};
+use crate::rules::uses::{Use, Uses};
+use crate::rules::v09_contents::of_judgement;
+use crate::rules::v09_opaque;
+use crate::rules::waits::Waits;
+use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
+use cgpath_policy::{
+    ContainerPolicy, Hidden, Judgement, Name, Opaque, PodNames, Policy, Selected, WorkloadPolicy, Workloads,
+    is_opaque,
+};
+use std::collections::BTreeSet;
+
+/// What is known of a pod by its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The policy knows it, and all that it used could be judged.
+    Known,
+    /// It, or a container of it, has no name yet.
+    Pending,
+    /// No workload matches it, or it had no name in time.
+    Unknown,
+}
+
+/// What was concluded of one pod.
+pub(crate) struct Case {
+    pub standing: Standing,
+    /// Its workload's name.
+    pub name: Option<String>,
+    /// What the runtime calls it, `namespace/name`.
+    pub called: Option<String>,
+    /// Why it is unknown, in words.
+    pub why: &'static str,
+    pub containers: Vec<ContainerVerdict>,
+    /// What the pod and all its parts used.
+    pub tally: Tally,
+}
+
+/// What a part of a pod may use.
+#[derive(Clone, Copy)]
+enum Values<'p> {
+    Container(&'p ContainerPolicy),
+    /// The sandbox's, and the runtime's own.
+    Runtime,
+    /// Those of the runtime, and all else waits.
+    Unsettled,
+    /// Nobody knows.
+    None,
+}
+
+/// Judges one pod. `waits` learns what of it waits.
+pub(crate) fn judge(
+    policy: &Policy,
+    workloads: &Workloads,
+    uid: PodUid,
+    tally: &Tally,
+    called: Option<&PodCalled>,
+    waits: &mut Waits,
+) -> Case {
+    let pod = called.and_then(|called| called.pod.as_ref());
+    let names = pod.map(|pod| PodNames {
+        namespace: &pod.namespace,
+        labels: &pod.labels,
+    });
+    let mut case = Case {
+        standing: Standing::Known,
+        name: None,
+        called: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+        why: "",
+        containers: Vec::new(),
+        tally: tally.without_parts(),
+    };
+    if let Some(called) = called {
+        case.tally.findings.absorb(&called.findings);
+    }
+    let workload = match workloads.select(&uid, names.as_ref()) {
+        Selected::Workload(workload) => workload,
+        Selected::None => {
+            case.standing = Standing::Unknown;
+            case.why = "no workload of the policy matches this pod";
+            return case.unjudged(tally, called);
+        }
+        Selected::Undecided => {
+            let settle = workloads.file.settle;
+            if waits.may_wait(uid, None, settle) {
+                case.standing = Standing::Pending;
+                case.say(Finding::note(
+                    Rule::KnownPods,
+                    Subject::Partition(PartitionKey::Pod(uid)),
+                    "pending: the container runtime has not named this pod yet",
+                ));
+            } else {
+                case.standing = Standing::Unknown;
+                case.why = "unidentified: nobody named this pod in time";
+            }
+            // Its containers wait beside it, and not from when it is named.
+            let is_named = |id: &str| called.is_some_and(|called| called.containers.contains_key(id));
+            for id in ids(tally).filter(|id| !is_named(id)) {
+                waits.may_wait(uid, Some(id), settle);
+            }
+            return case.unjudged(tally, called);
+        }
+    };
+    case.name = Some(workload.workload.name.clone());
+    let bench = Bench {
+        policy,
+        uid,
+        settle: workloads.file.settle,
+        trusts_opaque: workload.containers().all(|(_, of)| trusts_opaque(of)),
+    };
+    bench.parts(workload, tally, called, waits, &mut case);
+    case
+}
+
+impl Case {
+    fn say(&mut self, finding: Finding) {
+        self.tally.say(finding);
+    }
+
+    /// Nothing can be expected of what was used: it is listed, and not accepted.
+    fn unjudged(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
+        for uses in tally.parts.values() {
+            for (name, digest, used) in uses.in_order() {
+                let counts = (used.entries, used.executions);
+                self.tally
+                    .saw_in_part(name.bytes(), digest, counts, Seen::Refused);
+            }
+        }
+        let containers = called.iter().flat_map(|called| called.containers.values());
+        let state = match self.standing {
+            Standing::Pending => State::Pending,
+            _ => State::Unknown,
+        };
+        self.containers = containers.map(|name| verdict_on(name, state)).collect();
+        self
+    }
+}
+
+/// The ids of the containers that used something.
+fn ids(tally: &Tally) -> impl Iterator<Item = &str> {
+    tally.parts.keys().filter_map(|part| match part {
+        Part::Container(id) => Some(id.as_str()),
+        Part::Runtime => None,
+    })
+}
+
+fn verdict_on(name: &ContainerName, state: State) -> ContainerVerdict {
+    ContainerVerdict {
+        id: name.id.clone(),
+        name: (!name.sandbox).then(|| name.name.clone()),
+        sandbox: name.sandbox,
+        image: name.image.clone(),
+        references: name.references.clone(),
+        state,
+    }
+}
+
+struct Bench<'a> {
+    policy: &'a Policy,
+    uid: PodUid,
+    settle: u32,
+    /// All containers of the workload may run others out of the kernel's sight. Then what is outside of them
+    /// may, too: a virtual machine's monitor runs beside the pod's containers, not in one.
+    trusts_opaque: bool,
+}
+
+fn trusts_opaque(container: &ContainerPolicy) -> bool {
+    container.container.opaque == Opaque::Trust
+}
+
+impl Bench<'_> {
+    fn subject(&self) -> Subject {
+        Subject::Partition(PartitionKey::Pod(self.uid))
+    }
+
+    /// Whether programs are trusted that run others out of the kernel's sight; `None` where that is not to be
+    /// said, or not yet.
+    fn trusts_opaque(&self, values: Values<'_>) -> Option<bool> {
+        match values {
+            Values::Container(of) => Some(trusts_opaque(of)),
+            Values::Runtime => Some(self.trusts_opaque),
+            Values::Unsettled | Values::None => None,
+        }
+    }
+
+    /// What is outside of containers first, then each container by its id.
+    fn parts(
+        &self,
+        workload: &WorkloadPolicy,
+        tally: &Tally,
+        called: Option<&PodCalled>,
+        waits: &mut Waits,
+        case: &mut Case,
+    ) {
+        let none = Uses::default();
+        let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
+        self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
+        let named = called
+            .iter()
+            .flat_map(|called| called.containers.keys().map(String::as_str));
+        let all: BTreeSet<&str> = ids(tally).chain(named).collect();
+        for id in all {
+            let uses = tally.parts.get(&Part::Container(id.to_owned())).unwrap_or(&none);
+            let name = called.and_then(|called| called.containers.get(id));
+            let verdict = match name {
+                None => self.unnamed(id, uses, waits, case),
+                Some(name) => self.named(name, workload, uses, case),
+            };
+            case.containers.push(verdict);
+        }
+    }
+
+    fn named(
+        &self,
+        name: &ContainerName,
+        workload: &WorkloadPolicy,
+        uses: &Uses,
+        case: &mut Case,
+    ) -> ContainerVerdict {
+        let (values, label) = match workload.container(&name.name) {
+            _ if name.sandbox => (Values::Runtime, "sandbox: ".to_owned()),
+            Some(container) => (Values::Container(container), format!("container {}: ", name.name)),
+            None => {
+                let finding = Finding::fail(
+                    Rule::KnownPods,
+                    self.subject(),
+                    format!(
+                        "container {}: its workload does not list a container of this name",
+                        name.name
+                    ),
+                );
+                case.say(finding.found(image_of(name)).resting_on(Provenance::Enriched));
+                (Values::None, String::new())
+            }
+        };
+        let fails = self.contents(uses, values, &label, &mut case.tally);
+        let state = match fails || matches!(values, Values::None) {
+            true => State::Untrusted,
+            false => State::Trusted,
+        };
+        verdict_on(name, state)
+    }
+
+    /// A container that the runtime has not named, or keeps silent about.
+    fn unnamed(&self, id: &str, uses: &Uses, waits: &mut Waits, case: &mut Case) -> ContainerVerdict {
+        let is_open = |(name, digest, _): (Name<'_>, Option<&Digest>, &Use)| match digest {
+            None => true,
+            Some(_) if is_opaque(name.bytes()) => true,
+            Some(digest) => {
+                self.policy.sandbox.hides(name) != Hidden::Yes
+                    && !self.policy.judge_pod_runtime(name, digest).is_accepted()
+            }
+        };
+        let is_open = uses.opaque_above().is_some() || uses.in_order().into_iter().any(is_open);
+        // What the runtime itself runs there needs no name.
+        let state = if is_open && waits.may_wait(self.uid, Some(id), self.settle) {
+            case.standing = Standing::Pending;
+            let text = "pending: the container runtime has not named a container of this pod yet";
+            case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
+            self.contents(uses, Values::Unsettled, "", &mut case.tally);
+            State::Pending
+        } else if self.contents(
+            uses,
+            Values::Runtime,
+            "pod runtime, a container without a name: ",
+            &mut case.tally,
+        ) {
+            State::Untrusted
+        } else {
+            State::Trusted
+        };
+        ContainerVerdict {
+            id: id.to_owned(),
+            name: None,
+            sandbox: false,
+            image: String::new(),
+            references: Vec::new(),
+            state,
+        }
+    }
+
+    /// Judges what a part used, and gives whether anything fails. `label` stands before the text of each
+    /// finding.
+    fn contents(&self, uses: &Uses, values: Values<'_>, label: &str, tally: &mut Tally) -> bool {
+        let mut fails = false;
+        if let (Some((exe, seq)), Some(is_trusted)) = (uses.opaque_above(), self.trusts_opaque(values))
+            && let Some(finding) = v09_opaque::of_path(self.subject(), exe, is_trusted, label)
+        {
+            fails = finding.severity == Severity::Fail;
+            let finding = finding.at_path(exe).at_seq(seq);
+            tally.say(finding.resting_on(Provenance::Observed));
+        }
+        for (name, digest, used) in uses.in_order() {
+            let Opinion {
+                seen,
+                learned,
+                findings,
+            } = self.content(name, digest, values, label);
+            tally.learned |= learned;
+            for finding in findings {
+                fails |= finding.severity == Severity::Fail;
+                let mut finding = finding.at_path(name.bytes()).resting_on(used.provenance);
+                finding.index = used.index.map(|index| index as u64);
+                finding.seq = used.seq;
+                tally.say(finding);
+            }
+            let counts = (used.entries, used.executions);
+            tally.saw_in_part(name.bytes(), digest, counts, seen);
+        }
+        fails
+    }
+
+    fn content(&self, name: Name<'_>, digest: Option<&Digest>, values: Values<'_>, label: &str) -> Opinion {
+        let subject = self.subject();
+        let mut opinion = Opinion {
+            seen: Seen::Refused,
+            learned: false,
+            findings: Vec::new(),
+        };
+        let allowed = match values {
+            Values::Container(container) => &container.allowed,
+            Values::Runtime | Values::Unsettled => &self.policy.sandbox,
+            Values::None => return opinion,
+        };
+        let is_unsettled = matches!(values, Values::Unsettled);
+        let is_trusted = self.trusts_opaque(values);
+        let opaque = is_trusted.and_then(|it| v09_opaque::of_path(subject, name.bytes(), it, label));
+        opinion.findings.extend(opaque);
+        let Some(digest) = digest else {
+            if !is_unsettled {
+                let text = format!("{label}the entry carries no file hash to judge it by");
+                opinion
+                    .findings
+                    .push(Finding::fail(Rule::PodContents, subject, text));
+            }
+            return opinion;
+        };
+        let hidden = allowed.hides(name);
+        if hidden == Hidden::Yes {
+            opinion.seen = Seen::Excluded;
+            return opinion;
+        }
+        if hidden == Hidden::GaveUp && !is_unsettled {
+            let text = "whether an exclude hides this path takes too many steps to find out: it is judged";
+            let finding = Finding::note(Rule::PodContents, subject, format!("{label}{text}"));
+            opinion.findings.push(finding);
+        }
+        let judgement = match values {
+            Values::Container(container) => self.policy.judge_container(container, name, digest),
+            _ => self.policy.judge_pod_runtime(name, digest),
+        };
+        match &judgement {
+            Judgement::Accepted { learned, .. } => opinion.learned = *learned,
+            _ if is_unsettled => return opinion,
+            _ => {}
+        }
+        let key = PartitionKey::Pod(self.uid);
+        let (seen, finding) = of_judgement(key, label, &judgement, || allowed.paths_of(digest));
+        opinion.seen = seen;
+        opinion
+            .findings
+            .extend(finding.map(|finding| finding.found(digest)));
+        opinion
+    }
+}
+
+/// What is concluded of one content.
+struct Opinion {
+    seen: Seen,
+    /// Only learned values accept it.
+    learned: bool,
+    findings: Vec<Finding>,
+}
+
+/// An image as the runtime names it.
+fn image_of(name: &ContainerName) -> String {
+    let mut all: Vec<&str> = name.references.iter().map(String::as_str).collect();
+    if !name.image.is_empty() {
+        all.insert(0, &name.image);
+    }
+    match all.is_empty() {
+        true => "no image that the runtime names".to_owned(),
+        false => all.join(", "),
+    }
+}

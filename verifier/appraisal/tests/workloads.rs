@@ -1,0 +1,653 @@
+//! Policies of version 2: pods are known by what the runtime calls them, and each container by its own
+//! values.
+//!
+//! Each round is judged whole, encoded again and followed, and all three say the same.
+
+use crate::ways::{self, Ways};
+use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
+use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodUid};
+use cgpath_policy::Policy;
+use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
+
+const WEB: [(&str, &str); 2] = [("app", "web"), ("pod-template-hash", "1")];
+/// Longer than the policy lets a name take.
+const LONG: u64 = 121;
+
+/// A container's id.
+fn id(n: u8) -> String {
+    format!("{n:02x}").repeat(32)
+}
+
+/// A node whose policy has two workloads: `shop/web` with two containers, and a static pod.
+struct Case {
+    node: Node,
+    ways: Ways,
+    rounds: u32,
+}
+
+fn workloads(keys: &str) -> String {
+    let [one, three, four] = [1, 3, 4].map(pod);
+    format!(
+        "version: 2
+{keys}workloads:
+  - name: shop/web
+    match: {{namespace: shop, labels: {{app: web}}}}
+    containers:
+      web: {{references: [{one}.json]}}
+      log: {{references: [{three}.json], excludes: ['^/tmp/']}}
+  - name: kube/static
+    match: {{uid: {static_pod}}}
+    containers: {{'*': {{references: [{four}.json]}}}}
+",
+        static_pod = pod(99),
+    )
+}
+
+impl Case {
+    fn new(keys: &str) -> Case {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let pause = [("/pause".into(), [sha256(b"pause")].into())];
+        node.pod_files.insert(pod(9), pause.into());
+        node.extra_policy += &format!("sandbox: {{references: [{}.json]}}\n", pod(9));
+        node.workloads = Some(workloads(keys));
+        Case {
+            node,
+            ways: Ways::default(),
+            rounds: 0,
+        }
+    }
+
+    fn nonce(&mut self) -> Vec<u8> {
+        self.rounds += 1;
+        format!("the nonce of round {}", self.rounds).into_bytes()
+    }
+
+    fn round(&mut self) -> Verdict {
+        let nonce = self.nonce();
+        let evidence = self.node.attest(&nonce);
+        self.judge(&evidence, &nonce)
+    }
+
+    fn judge(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
+        let context = self.ways.next(self.node.context(nonce, None));
+        let judged = self
+            .ways
+            .judge(evidence, &self.node.policy(), &context, &[])
+            .unwrap();
+        if let Some((way, one, whole)) = judged.disagreement() {
+            panic!("{way} differs:\n{one:#?}\n{whole:#?}");
+        }
+        judged.whole
+    }
+
+    fn after(&mut self, seconds: u64) {
+        self.node.now += seconds;
+    }
+
+    /// Somebody executes what image `n` has at a path.
+    fn runs(&mut self, actor: &Actor, n: u8, path: &str) {
+        self.node
+            .execute(actor, path, &sha256(format!("{n}{path}").as_bytes()));
+    }
+
+    fn in_container(&mut self, uid: PodUid, container: u8, image: u8) {
+        let actor = Actor::container(uid, &id(container), "", "/bin/app");
+        self.runs(&actor, image, "/bin/app");
+    }
+
+    fn names(&mut self, uid: PodUid, containers: [u8; 3]) {
+        let [sandbox, web, log] = containers.map(id);
+        self.node.name_pod(uid, "shop", &WEB);
+        self.node.name_container(uid, &sandbox, "");
+        self.node.name_container(uid, &web, "web");
+        self.node.name_container(uid, &log, "log");
+    }
+
+    fn starts(&mut self, uid: PodUid, containers: [u8; 3]) {
+        let [sandbox, web, log] = containers;
+        let pause = Actor::container(uid, &id(sandbox), "", "/pause");
+        self.node.execute(&pause, "/pause", &sha256(b"pause"));
+        self.in_container(uid, web, 1);
+        self.in_container(uid, log, 3);
+    }
+}
+
+fn of(verdict: &Verdict, uid: PodUid) -> &PodVerdict {
+    verdict.pod(uid).unwrap_or_else(|| panic!("{uid}:\n{verdict}"))
+}
+
+#[track_caller]
+fn fails<'v>(verdict: &'v Verdict, uid: PodUid, rule: Rule, words: &str) -> &'v Finding {
+    let pod = of(verdict, uid);
+    assert_eq!(pod.state, State::Untrusted, "{verdict}");
+    let found = pod
+        .findings
+        .iter()
+        .find(|f| f.severity == Severity::Fail && f.rule == rule && f.text.contains(words));
+    found.unwrap_or_else(|| panic!("no failure of {rule} that says {words:?}:\n{verdict}"))
+}
+
+#[track_caller]
+fn node_fails(verdict: &Verdict, words: &str) {
+    assert_eq!(verdict.node.state, State::Untrusted, "{verdict}");
+    let is_it =
+        |f: &&Finding| f.subject == Subject::Node && f.severity == Severity::Fail && f.text.contains(words);
+    assert!(verdict.node.findings.iter().any(|f| is_it(&f)), "{verdict}");
+}
+
+#[test]
+fn a_roll_out_with_new_uids_needs_no_other_policy() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+    let web = of(&verdict, pod(20));
+    assert_eq!(web.name.as_deref(), Some("shop/web"));
+    assert_eq!(web.told.as_deref(), Some("shop/pod-20"));
+    let containers: Vec<_> = web
+        .containers
+        .iter()
+        .map(|c| (c.name.as_deref(), c.sandbox, c.image.as_str(), c.state))
+        .collect();
+    assert_eq!(
+        containers,
+        [
+            (None, true, "registry.example/:1", State::Trusted),
+            (Some("web"), false, "registry.example/web:1", State::Trusted),
+            (Some("log"), false, "registry.example/log:1", State::Trusted),
+        ]
+    );
+    for n in 21..24 {
+        case.after(60);
+        let ids = [n, n + 50, n + 100];
+        case.names(pod(n), ids);
+        case.starts(pod(n), ids);
+        let verdict = case.round();
+        assert!(verdict.trusted, "{verdict}");
+    }
+    assert_eq!(case.ways.followed, 3);
+    let policy = case.node.policy();
+    assert_eq!(
+        case.round().workloads.as_ref(),
+        policy.workloads.as_ref().map(|part| part.digest())
+    );
+}
+
+#[test]
+fn a_content_of_a_neighbour_fails_its_pod_alone_and_names_the_container() {
+    let mut case = Case::new("");
+    for n in [20, 21] {
+        case.names(pod(n), [n, n + 50, n + 100]);
+        case.starts(pod(n), [n, n + 50, n + 100]);
+    }
+    case.in_container(pod(20), 70, 3);
+    let verdict = case.round();
+    let finding = fails(
+        &verdict,
+        pod(20),
+        Rule::PodContents,
+        "container web: the file's content",
+    );
+    assert_eq!(finding.path.as_deref(), Some(&b"/bin/app"[..]));
+    assert_eq!(finding.found, Some(sha256(b"3/bin/app").to_string()));
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(of(&verdict, pod(21)).state, State::Trusted);
+    let states: Vec<State> = of(&verdict, pod(20)).containers.iter().map(|c| c.state).collect();
+    assert_eq!(states, [State::Trusted, State::Untrusted, State::Trusted]);
+    assert!(
+        of(&verdict, pod(20))
+            .filehash_err
+            .iter()
+            .any(|d| d.digest == sha256(b"3/bin/app"))
+    );
+}
+
+#[test]
+fn a_group_that_is_named_after_a_neighbour_is_its_containers() {
+    for below in [
+        format!("/{}", id(3)),
+        format!("/cri-containerd-{}.scope/x", id(3)),
+        "/container".into(),
+    ] {
+        let mut case = Case::new("");
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        let nested = Actor::container(pod(20), &id(2), &below, "/bin/app");
+        case.runs(&nested, 1, "/lib/libc.so");
+        assert!(case.round().trusted, "{below}");
+        case.runs(&nested, 3, "/bin/app");
+        let verdict = case.round();
+        fails(&verdict, pod(20), Rule::PodContents, "container web: ");
+    }
+}
+
+#[test]
+fn a_container_that_the_runtime_keeps_silent_about_is_pod_runtime_after_a_while() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    // What the sandbox may have needs no name.
+    let silent = Actor::container(pod(20), &id(7), "", "/pause");
+    case.node.execute(&silent, "/pause", &sha256(b"pause"));
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+    case.in_container(pod(20), 7, 3);
+    let verdict = case.round();
+    assert_eq!(of(&verdict, pod(20)).state, State::Pending, "{verdict}");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert!(!verdict.trusted);
+    case.after(LONG - 1);
+    assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
+    case.after(1);
+    let verdict = case.round();
+    fails(
+        &verdict,
+        pod(20),
+        Rule::PodContents,
+        "pod runtime, a container without a name: ",
+    );
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+}
+
+#[test]
+fn what_is_outside_of_all_containers_has_the_values_of_the_sandbox_alone() {
+    for place in ["", "/not-an-id", "/crio-conmon-ID.scope"] {
+        let mut case = Case::new("");
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        let cgroup = format!("/kubepods/burstable/pod{}{place}", pod(20)).replace("ID", &id(2));
+        let mut outside = Actor::pod(pod(20), "/pause");
+        outside.cgroup = Some(cgroup.into_bytes());
+        case.node.execute(&outside, "/pause", &sha256(b"pause"));
+        assert!(case.round().trusted, "{place}");
+        case.runs(&outside, 1, "/bin/app");
+        fails(&case.round(), pod(20), Rule::PodContents, "pod runtime: ");
+    }
+}
+
+#[test]
+fn the_values_of_the_sandbox_count_in_no_other_container() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    let web = Actor::container(pod(20), &id(2), "", "/pause");
+    case.node.execute(&web, "/pause", &sha256(b"pause"));
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "container web: no reference value",
+    );
+}
+
+#[test]
+fn a_container_that_its_workload_does_not_list_fails_the_pod_by_name() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    case.node.name_container(pod(20), &id(8), "debugger");
+    let verdict = case.round();
+    let finding = fails(&verdict, pod(20), Rule::KnownPods, "container debugger: ");
+    assert_eq!(finding.found.as_deref(), Some("registry.example/debugger:1"));
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+}
+
+#[test]
+fn a_runtime_that_lies_can_only_choose_among_what_the_policy_allows() {
+    // A container by its neighbour's name has the neighbour's values, and not its own any more.
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 3, 2]);
+    case.starts(pod(20), [1, 2, 3]);
+    let verdict = case.round();
+    fails(&verdict, pod(20), Rule::PodContents, "container web: ");
+    fails(&verdict, pod(20), Rule::PodContents, "container log: ");
+    // No name makes a content good that no workload has.
+    for name in ["web", "log", ""] {
+        let mut case = Case::new("");
+        case.node.name_pod(pod(20), "shop", &WEB);
+        case.node.name_container(pod(20), &id(1), name);
+        let actor = Actor::container(pod(20), &id(1), "", "/bin/evil");
+        case.node.execute(&actor, "/bin/evil", &sha256(b"evil"));
+        fails(&case.round(), pod(20), Rule::PodContents, "no reference value");
+    }
+    // A pod of another namespace, or without the label, is of no workload.
+    for (namespace, labels) in [("bank", &WEB[..]), ("shop", &WEB[1..])] {
+        let mut case = Case::new("");
+        case.node.name_pod(pod(20), namespace, labels);
+        case.in_container(pod(20), 1, 1);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, State::Unknown, "{verdict}");
+        node_fails(&verdict, "no workload of the policy matches");
+    }
+}
+
+#[test]
+fn what_the_runtime_said_first_holds_and_another_word_is_a_finding() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    assert!(case.round().trusted);
+    // The same again says nothing new.
+    case.names(pod(20), [1, 2, 3]);
+    assert!(case.round().trusted);
+    case.node.name_container(pod(20), &id(2), "log");
+    case.in_container(pod(20), 2, 3);
+    let verdict = case.round();
+    let finding = fails(&verdict, pod(20), Rule::KnownPods, "otherwise than before");
+    assert_eq!(finding.expected, ["container web (registry.example/web:1)"]);
+    fails(&verdict, pod(20), Rule::PodContents, "container web: ");
+}
+
+#[test]
+fn a_pod_that_is_made_up_for_a_second_is_unidentified_for_the_boot() {
+    for (keys, fails_node) in [("", true), ("unknown-pods: report\n", false)] {
+        let mut case = Case::new(keys);
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        case.in_container(pod(30), 1, 1);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(30)).state, State::Pending, "{verdict}");
+        assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+        assert!(!of(&verdict, pod(30)).charged);
+        for _ in 0..3 {
+            case.after(LONG);
+            let verdict = case.round();
+            let made_up = of(&verdict, pod(30));
+            assert_eq!(made_up.state, State::Unknown, "{verdict}");
+            assert!(
+                made_up.findings.iter().any(|f| f.text.contains("unidentified")),
+                "{verdict}"
+            );
+            assert_eq!(of(&verdict, pod(20)).state, State::Trusted, "{verdict}");
+            match fails_node {
+                true => node_fails(&verdict, "unidentified"),
+                false => assert_eq!(verdict.node.state, State::Trusted, "{verdict}"),
+            }
+            assert!(!verdict.trusted);
+            let is_repeated = verdict.relaxations.contains(&"unknown-pods: report".to_owned());
+            assert_eq!(is_repeated, !fails_node);
+        }
+    }
+}
+
+#[test]
+fn names_that_come_60_seconds_late_change_nothing_but_when_it_is_known() {
+    for (content, state) in [(1, State::Trusted), (3, State::Untrusted)] {
+        let mut case = Case::new("");
+        case.starts(pod(20), [1, 2, 3]);
+        case.in_container(pod(20), 2, content);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, State::Pending, "{verdict}");
+        assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+        case.after(60);
+        case.names(pod(20), [1, 2, 3]);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
+        assert_eq!(case.ways.followed, 1);
+        // Who sees it for the first time says the same.
+        let nonce = case.nonce();
+        let evidence = case.node.attest(&nonce);
+        let first = appraise(&evidence, &case.node.policy(), &case.node.context(&nonce, None)).unwrap();
+        let followed = case.judge(&evidence, &nonce);
+        assert_eq!(first.pods, followed.pods);
+    }
+}
+
+#[test]
+fn a_name_that_comes_after_all_is_better_than_none() {
+    let mut case = Case::new("");
+    case.starts(pod(20), [1, 2, 3]);
+    case.round();
+    case.after(LONG);
+    assert_eq!(of(&case.round(), pod(20)).state, State::Unknown);
+    case.names(pod(20), [1, 2, 3]);
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+}
+
+#[test]
+fn a_container_waits_from_its_first_sight_though_its_pod_had_no_name_yet() {
+    let mut case = Case::new("");
+    case.in_container(pod(20), 2, 1);
+    case.round();
+    case.after(LONG - 1);
+    case.node.name_pod(pod(20), "shop", &WEB);
+    assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
+    case.after(1);
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "a container without a name",
+    );
+}
+
+#[test]
+fn settle_is_the_policys() {
+    let mut case = Case::new("settle: 10m\n");
+    case.in_container(pod(30), 1, 1);
+    assert!(case.round().relaxations.contains(&"settle: 600s".to_owned()));
+    case.after(600);
+    assert_eq!(of(&case.round(), pod(30)).state, State::Pending);
+    case.after(1);
+    assert_eq!(of(&case.round(), pod(30)).state, State::Unknown);
+}
+
+#[test]
+fn a_static_pod_is_known_by_its_uid_alone_and_its_containers_by_their_names() {
+    let mut case = Case::new("");
+    case.node.name_container(pod(99), &id(1), "etcd");
+    case.in_container(pod(99), 1, 4);
+    // It is behind an entry that asks for names: the first that matches decides, so it waits.
+    assert_eq!(of(&case.round(), pod(99)).state, State::Pending);
+    let text = case.node.workloads.take().unwrap();
+    let (head, rest) = text.split_once("  - name: shop/web").unwrap();
+    let (web, own) = rest.split_once("  - name: kube/static").unwrap();
+    case.node.workloads = Some(format!("{head}  - name: kube/static{own}  - name: shop/web{web}"));
+    case.ways = Ways::default();
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(of(&verdict, pod(99)).name.as_deref(), Some("kube/static"));
+}
+
+#[test]
+fn excludes_are_those_of_the_container() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    let log = Actor::container(pod(20), &id(3), "", "/bin/app");
+    case.node.execute(&log, "/tmp/x", &sha256(b"anything"));
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(of(&verdict, pod(20)).excluded, 2);
+    assert_eq!(
+        verdict.relaxations,
+        ["workload shop/web, container log.excludes: ^/tmp/"]
+    );
+    let web = Actor::container(pod(20), &id(2), "", "/bin/app");
+    case.node.execute(&web, "/tmp/x", &sha256(b"anything"));
+    fails(&case.round(), pod(20), Rule::PodContents, "container web: ");
+}
+
+#[test]
+fn what_runs_others_out_of_sight_counts_by_its_container_and_outside_by_all_of_them() {
+    const MONITOR: &str = "/usr/bin/qemu-system-x86_64";
+    let trust = |policy: String, images: &[u8]| {
+        images.iter().fold(policy, |policy, n| {
+            let own = format!("references: [{}.json]", pod(*n));
+            policy.replace(&own, &format!("{own}, opaque: trust"))
+        })
+    };
+    // A process of container `web`, one of `log` and one outside of both are below a monitor.
+    for (trusted, place, is_trusted) in [
+        (&[][..], id(2), false),
+        (&[1], id(2), true),
+        (&[1], id(3), false),
+        (&[1], String::new(), false),
+        (&[1, 3], String::new(), true),
+    ] {
+        let mut case = Case::new("");
+        case.node.workloads = Some(trust(workloads(""), trusted));
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        assert!(case.round().trusted, "{trusted:?}");
+        let (content, path) = match place.as_str() {
+            "" => (sha256(b"pause"), "/pause"),
+            of if of == id(2) => (sha256(b"1/bin/app"), "/bin/app"),
+            _ => (sha256(b"3/bin/app"), "/bin/app"),
+        };
+        let mut actor = Actor::container(pod(20), &place, "", path);
+        actor.exes.insert(1, MONITOR.into());
+        case.node.execute(&actor, path, &content);
+        let verdict = case.round();
+        let own = of(&verdict, pod(20));
+        let found = own.findings.iter().find(|f| f.text.contains("opaque: "));
+        let severity = found.map(|finding| finding.severity);
+        let wanted = if is_trusted {
+            Severity::Tolerated
+        } else {
+            Severity::Fail
+        };
+        assert_eq!(severity, Some(wanted), "{trusted:?} {place}: {verdict}");
+        assert_eq!(own.state == State::Trusted, is_trusted, "{verdict}");
+        assert_eq!(found.unwrap().path.as_deref(), Some(MONITOR.as_bytes()));
+    }
+    // Before a container has a name, nobody knows.
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    let mut actor = Actor::container(pod(20), &id(7), "", "/pause");
+    actor.exes.insert(1, MONITOR.into());
+    case.node.execute(&actor, "/pause", &sha256(b"pause"));
+    assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
+    case.after(LONG);
+    fails(&case.round(), pod(20), Rule::PodContents, "opaque: ");
+}
+
+#[test]
+fn a_record_of_a_name_that_no_collector_makes_is_not_believed() {
+    let uid = pod(20);
+    let named = || {
+        Named::Container(ContainerName {
+            id: id(1),
+            name: "web".into(),
+            sandbox: false,
+            image: String::new(),
+            references: Vec::new(),
+        })
+    };
+    let cgroup = || format!("/kubepods/burstable/pod{uid}").into_bytes();
+    for change in 0..4 {
+        let mut case = Case::new("");
+        let mut record = named().into_record(5, 41, cgroup());
+        let mut key = PartitionKey::Pod(uid);
+        match change {
+            0 => record.path = b"/bin/app".to_vec(),
+            1 => record.name = None,
+            2 => {
+                record.cgroup = Some(b"/system.slice".to_vec());
+                key = PartitionKey::Host;
+            }
+            _ => record.kind = EventKind::Execution,
+        }
+        case.node.waiting.push((key, record));
+        let verdict = case.round();
+        node_fails(
+            &verdict,
+            if change == 3 {
+                "sequence number"
+            } else {
+                "a record of a name"
+            },
+        );
+        assert!(verdict.state.is_none(), "{verdict}");
+    }
+}
+
+#[test]
+fn a_name_that_is_dropped_or_changed_after_it_was_sealed_is_noticed() {
+    for change in 0..2 {
+        let mut case = Case::new("");
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        let nonce = case.nonce();
+        let mut evidence = case.node.attest(&nonce);
+        let records = &mut evidence
+            .partitions
+            .iter_mut()
+            .find(|log| log.key == PartitionKey::Pod(pod(20)))
+            .unwrap()
+            .records;
+        let at = records
+            .iter()
+            .position(|record| record.kind == EventKind::Name)
+            .unwrap();
+        match change {
+            0 => drop(records.remove(at)),
+            _ => records[at].name = records[at + 1].name.clone(),
+        }
+        let verdict = case.judge(&evidence, &nonce);
+        node_fails(&verdict, "partitions root");
+    }
+}
+
+#[test]
+fn what_is_not_sealed_yet_is_judged_by_its_container_too() {
+    for (content, state) in [(1, State::Trusted), (3, State::Untrusted)] {
+        let mut case = Case::new("");
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        assert!(case.round().trusted);
+        let nonce = case.nonce();
+        case.node.seal(Some(&nonce));
+        let web = Actor::container(pod(20), &id(2), "", "/bin/app");
+        let (path, digest) = (
+            "/lib/libc.so",
+            sha256(format!("{content}/lib/libc.so").as_bytes()),
+        );
+        case.node.measure(&web, path, &digest);
+        let quote = case.node.quote(&nonce);
+        let evidence = case.node.evidence(quote);
+        let verdict = case.judge(&evidence, &nonce);
+        assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
+        assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    }
+}
+
+#[test]
+fn more_pods_than_can_wait_do_not_wait_for_longer() {
+    let mut case = Case::new("");
+    for n in 0..=MAX_WAITING {
+        let uid = PodUid((n as u128 + 1).to_be_bytes());
+        let actor = Actor::container(uid, "", "", "/bin/app");
+        let hash = FileHash::Measured(sha256(b"1/bin/app"));
+        case.node
+            .record_execution(&actor, EventKind::Execution, "/bin/app", hash);
+    }
+    let verdict = case.round();
+    let count = |state| verdict.pods.iter().filter(|pod| pod.state == state).count();
+    assert_eq!((count(State::Pending), count(State::Unknown)), (MAX_WAITING, 1));
+    assert_eq!(verdict.node.state, State::Untrusted);
+}
+
+#[test]
+fn under_a_policy_of_version_1_names_change_nothing_for_node_and_tenant() {
+    let mut node = Node::busy(KeyKind::EcdsaP256);
+    node.name_pod(pod(1), "shop", &WEB);
+    node.name_container(pod(1), &"c".repeat(64), "web");
+    let nonce = b"the nonce of this request";
+    let evidence = node.attest(nonce);
+    let context = node.context(nonce, None);
+    let verdict = appraise(&evidence, &node.policy(), &context).unwrap();
+    assert!(verdict.trusted, "{verdict}");
+    assert!(of(&verdict, pod(1)).containers.is_empty());
+    let yaml = format!(
+        "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n",
+        uid = pod(1)
+    );
+    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
+    let (_, own) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
+    let tenant = ways::tenant(&evidence, &verdict, pod(1), &own, &context).unwrap();
+    assert!(tenant.trusted, "{tenant}");
+}
