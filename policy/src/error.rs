@@ -31,7 +31,8 @@ pub enum Error {
         limit: u64,
     },
     /// A reference file that the policy names cannot be had.
-    #[error("{file}: reference file {}: {why} (names are relative to the policy's folder)", quoted(.reference))]
+    #[error("{file}: reference file {}: {why} (names are relative to the policy's \
+        folder)", quoted(.reference))]
     Unresolved {
         /// The policy file.
         file: String,

@@ -220,7 +220,8 @@ mod tests {
             ("odd v1.0.0 (proc-macro) ", "odd"),
         ] {
             let wanted = format!(
-                "the crate `cgpath-refvals` reaches `{package}`; see: cargo tree -p cgpath-refvals -i {package}"
+                "the crate `cgpath-refvals` reaches `{package}`; see: cargo tree -p cgpath-refvals -i \
+                 {package}"
             );
             assert_eq!(found("cgpath-refvals", &[line]), [wanted]);
         }

@@ -48,7 +48,8 @@ pub fn check(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
         let code = code(text);
         for (number, name) in found(&code) {
             breaches.push(format!(
-                "{file}:{number}: `{name}` in a pure crate: let the caller read, and take the time as an argument"
+                "{file}:{number}: `{name}` in a pure crate: let the caller read, and take the time as an \
+                 argument"
             ));
         }
     }

@@ -288,8 +288,10 @@ mod tests {
 
     #[test]
     fn a_source_is_cut_into_code_comments_and_texts_without_gaps() {
-        let source = "let a = \"x // \\\" y\"; // a \"trailing\" one\nlet b: &'static str = r#\"\"raw\" // \\\"#;\n\
-                      let c = ['\"', '\\'', b'\"', '\u{e4}'];\n/* one /* in */ another */ let d = br\"b\";\n\
+        let source = "let a = \"x // \\\" y\"; // a \"trailing\" one\n\
+                      let b: &'static str = r#\"\"raw\" // \\\"#;\n\
+                      let c = ['\"', '\\'', b'\"', '\u{e4}'];\n\
+                      /* one /* in */ another */ let d = br\"b\";\n\
                       let r#type = bar(c\"c\");\n";
         let pieces = pieces(source);
         let of = |wanted: Kind| -> Vec<&str> {
@@ -333,7 +335,12 @@ mod tests {
                 .map(str::to_owned)
                 .collect()
         };
-        let middle = "fn keep_1() {}\n#[cfg(test)]\nmod tests {\n    fn keep_no() { '}'; \"}\"; }\n}\nfn keep_2() {}\n";
+        let middle = "fn keep_1() {}\n\
+            #[cfg(test)]\n\
+            mod tests {\n    \
+            fn keep_no() { '}'; \"}\"; }\n\
+            }\n\
+            fn keep_2() {}\n";
         assert_eq!(kept(middle), ["keep_1", "keep_2"]);
         for item in [
             "#[cfg(test)]\nmod keep_no;",

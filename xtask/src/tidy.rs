@@ -254,7 +254,8 @@ fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
             let for_tests = dependency["kind"].as_str() == Some("dev");
             if ours.contains(used) && !allowed.contains(&used) && !for_tests {
                 breaches.push(format!(
-                    "{place}: `{name}` must not depend on `{used}` (ARCHITECTURE.md, direction of dependencies)"
+                    "{place}: `{name}` must not depend on `{used}` (ARCHITECTURE.md, direction of \
+                     dependencies)"
                 ));
             }
             let is_optional = dependency["optional"].as_bool() == Some(true);
@@ -735,12 +736,27 @@ mod tests {
         let sources = [
             (
                 "xtask/src/main.rs",
-                "    match command.as_str() {\n        \"demo\" => demo(),\n        other => bail!(\"no\"),\n    }\n",
+                "    match command.as_str() {\n        \
+                 \"demo\" => demo(),\n        \
+                 other => bail!(\"no\"),\n    \
+                 }\n",
             ),
             (
                 "verifier/main.rs",
-                "#[command(\n    name = \"cgpath\",\n)]\nenum Command {\n    /// Shows\n    Log(Log),\n    FromBoot {\n        \
-                 /// Not one\n        shell: Shell,\n    },\n}\n\nenum Other {\n    Verify,\n}\n",
+                "#[command(\n    \
+                 name = \"cgpath\",\n\
+                 )]\n\
+                 enum Command {\n    \
+                 /// Shows\n    \
+                 Log(Log),\n    \
+                 FromBoot {\n        \
+                 /// Not one\n        \
+                 shell: Shell,\n    \
+                 },\n\
+                 }\n\n\
+                 enum Other {\n    \
+                 Verify,\n\
+                 }\n",
             ),
             (
                 "collector/cli.rs",
@@ -755,8 +771,19 @@ mod tests {
             texts.insert("docs/page.md".to_owned(), page.to_owned());
             breaches(|breaches| commands(&texts, breaches))
         };
-        let good = "```console\n$ cargo xtask demo\n$ cgpath log show\n$ cgpath from-boot x\n$ cgpath --help\n```\n\n   \
-                    ```sh node\n   cgpathd run\n   ```\n```text\ncgpath nothing\n```\ncgpath nothing\n";
+        let good = "```console\n\
+                    $ cargo xtask demo\n\
+                    $ cgpath log show\n\
+                    $ cgpath from-boot x\n\
+                    $ cgpath --help\n\
+                    ```\n\n   \
+                    ```sh node\n   \
+                    cgpathd run\n   \
+                    ```\n\
+                    ```text\n\
+                    cgpath nothing\n\
+                    ```\n\
+                    cgpath nothing\n";
         assert_eq!(of(good, &sources), Vec::<String>::new());
         for (line, named) in [
             ("$ cargo xtask dmeo", "cargo xtask dmeo"),
@@ -894,7 +921,8 @@ mod tests {
                 .iter()
                 .map(|name| serde_json::json!({"name": name, "kind": null}))
                 .collect();
-            serde_json::json!({"name": name, "manifest_path": format!("/r/{name}/Cargo.toml"), "dependencies": dependencies})
+            serde_json::json!({"name": name, "manifest_path": format!("/r/{name}/Cargo.toml"),
+                "dependencies": dependencies})
         };
         let metadata = serde_json::json!({
             "workspace_root": "/r",

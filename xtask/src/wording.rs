@@ -7,7 +7,7 @@
 
 use crate::rust::{Kind, pieces, without_tests};
 use crate::tidy::stands_alone;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Words that documents do not use, in each of their forms, and what to write in their place. Two words are
 /// written apart, so that this list keeps the rule.
@@ -45,6 +45,9 @@ const FRONT_PAGE: usize = 80;
 /// Columns of a line of a source.
 const SOURCE_WIDTH: usize = 110;
 
+/// Columns above which a word of a literal may be longer than a line: nothing can break it.
+const UNBREAKABLE: usize = 60;
+
 /// Sources whose comments are in a generated schema, and are not wrapped yet. The list only shrinks.
 const COMMENTS_EXEMPT: &[&str] = &[
     "policy/src/boot_policy.rs",
@@ -81,6 +84,7 @@ pub fn check(file: &str, text: &str, breaches: &mut Vec<String>) {
         if !COMMENTS_EXEMPT.contains(&file) {
             long_comments(file, text, breaches);
         }
+        long_code(file, text, breaches);
     } else if file.ends_with(".md") && !is_printed(file) {
         wording(file, prose(text), breaches);
         // Its lines are wrapped as the mails of a series are.
@@ -250,7 +254,8 @@ fn long_lines(file: &str, text: &str, breaches: &mut Vec<String>) {
         let may_be_long = line.trim_start().starts_with('|') || line.starts_with('#');
         if columns > MARKDOWN_WIDTH && !may_be_long && has_two_sentences(line) {
             breaches.push(format!(
-                "{file}:{number}: {columns} columns: wrap it at {MARKDOWN_WIDTH}, or give each sentence a line"
+                "{file}:{number}: {columns} columns: wrap it at {MARKDOWN_WIDTH}, or give each sentence a \
+                 line"
             ));
         }
     }
@@ -263,6 +268,39 @@ fn long_comments(file: &str, text: &str, breaches: &mut Vec<String>) {
         if columns > SOURCE_WIDTH {
             breaches.push(format!(
                 "{file}:{number}: a comment of {columns} columns: wrap it at {SOURCE_WIDTH}"
+            ));
+        }
+    }
+}
+
+/// A line of code is as wide as rustfmt makes it, its literals and macros among it. Not measured are the
+/// lines of a literal that keeps them, and lines with a word that nothing can break.
+fn long_code(file: &str, text: &str, breaches: &mut Vec<String>) {
+    let mut exempt = BTreeSet::new();
+    let mut line = 1;
+    for (kind, piece) in pieces(text) {
+        if kind == Kind::Text {
+            let is_raw = piece.trim_start_matches(['b', 'c']).starts_with('r');
+            // What follows a backslash at a line's end can be broken anywhere.
+            let is_kept = |words: &str| words.ends_with('\n') && (is_raw || !words.ends_with("\\\n"));
+            let keeps_lines = piece.split_inclusive('\n').any(is_kept);
+            for (index, words) in piece.lines().enumerate() {
+                let mut words = words.split(' ');
+                if keeps_lines || words.any(|word| word.chars().count() > UNBREAKABLE) {
+                    exempt.insert(line + index);
+                }
+            }
+        }
+        line += piece.matches('\n').count();
+    }
+    for (index, words) in text.lines().enumerate() {
+        let number = index + 1;
+        let columns = words.chars().count();
+        let is_comment = words.trim_start().starts_with("//");
+        if columns > SOURCE_WIDTH && !is_comment && !exempt.contains(&number) {
+            breaches.push(format!(
+                "{file}:{number}: code of {columns} columns: break it at {SOURCE_WIDTH}, a text with a \
+                 backslash"
             ));
         }
     }
@@ -360,6 +398,33 @@ mod tests {
         assert_eq!(found("deploy/x.postinst", "#!/bin/sh\n# told\n").len(), 1);
         assert_eq!(found("a/b.py", "x = 1  # told\n").len(), 1);
         assert_eq!(found("a/b.bin", "told\n"), [""; 0]);
+    }
+
+    #[test]
+    fn long_code_is_found_but_what_keeps_its_lines_or_cannot_be_broken() {
+        let found = |text: &str| breaches(|breaches| long_code("a.rs", text, breaches));
+        let (long, words) = ("x".repeat(110), "word ".repeat(22));
+        assert_eq!(
+            found(&format!("a();\nf(\"{words}\");\n")),
+            ["a.rs:2: code of 116 columns: break it at 110, a text with a backslash"]
+        );
+        for text in [
+            format!("f({long});\n"),
+            format!("m! {{\n    {words} + 1\n}}\n"),
+            format!("f(\"a \\\n  {words}\");\n"),
+            format!("f(\"a\"); // {words}\n"),
+        ] {
+            assert_eq!(found(&text).len(), 1, "{text}");
+        }
+        for text in [
+            format!("f(\"{long}\");\n"),
+            format!("f(\"a\n{words}\\\n\");\n"),
+            format!("f(r\"\n{words}\n{words}\");\n"),
+            format!("    // {words}\n"),
+            format!("f({});\n", "x".repeat(106)),
+        ] {
+            assert_eq!(found(&text), [""; 0], "{text}");
+        }
     }
 
     #[test]

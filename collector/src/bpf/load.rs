@@ -423,8 +423,8 @@ fn load(
     };
     if config.overlay == overlay::UNKNOWN {
         tracing::warn!(
-            "the types of overlayfs are not there: records will not name the files of its layers (hint: load the module \
-             overlay before cgpathd)"
+            "the types of overlayfs are not there: records will not name the files of its layers (hint: load \
+             the module overlay before cgpathd)"
         );
     }
     let btf = Btf::parse_file(&options.kernel_btf, aya::Endianness::default())
@@ -658,7 +658,8 @@ fn adopt(
     let v1 = meta.cgroup_subsys != NO_SUBSYSTEM;
     if meta.cgroup_hierarchy != hierarchy.id || v1 != hierarchy.controller.is_some() {
         let why = format!(
-            "the programs tell tasks apart by hierarchy {}, this machine now by {}: controllers were remounted",
+            "the programs tell tasks apart by hierarchy {}, this machine now by {}: controllers were \
+             remounted",
             meta.cgroup_hierarchy, hierarchy.id
         );
         return Err(Error::Cgroups { why });

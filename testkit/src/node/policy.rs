@@ -40,8 +40,16 @@ impl Node {
         }
         let (anchors, tdx) = self.anchors_yaml();
         format!(
-            "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\npods:\n{pods}{}{tdx}",
+            "version: 1\n\
+             node: {NODE}\n\
+             accept:\n  \
+             tiers: [{}]\n  \
+             templates: {}\n\
+             {anchors}  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\n\
+             host: {{references: [host.json]}}\n\
+             pods:\n\
+             {pods}{}{tdx}",
             self.tier,
             self.accept_templates,
             sha256(IMA_POLICY.as_bytes()),

@@ -312,10 +312,10 @@ mod tests {
         let wanted = columns(&new);
         new.connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
-                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 ALTER TABLE nodes DROP COLUMN node_key; ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
-                 ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; DROP TABLE \
+                 refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; ALTER TABLE \
+                 nodes DROP COLUMN node_key; ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP \
+                 COLUMN base; ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
         assert_ne!(columns(&new), wanted);
@@ -331,9 +331,9 @@ mod tests {
         store
             .connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 ALTER TABLE nodes DROP COLUMN node_key; DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
-                 DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; ALTER \
+                 TABLE nodes DROP COLUMN node_key; DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE \
+                 nodes DROP COLUMN base; DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
             )
             .unwrap();
         drop(store);
