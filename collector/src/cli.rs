@@ -11,18 +11,21 @@ const LAST: usize = 900;
 #[command(
     name = "cgpathd",
     version,
-    about = "Attributes every IMA measurement to its pod, seals the attribution into the TPM and sends it to a verifier",
+    about = "Attributes every IMA measurement to its pod, seals the attribution into the TPM and sends it to \
+        a verifier",
     after_help = "Examples:\n  \
         cgpathd check                          what this node lacks, with a remedy for each\n  \
         cgpathd setup --dry-run                what setup would change\n  \
         cgpathd ak -o node.ak                  the attestation key, to enrol with `cgpath node add`\n  \
         cgpathd run                            the daemon (as the systemd unit starts it)\n  \
         cgpathd once --nonce 00112233… -o e.cbor   evidence for one nonce\n\n\
-        Configuration: /etc/ima-cgpath/cgpathd.toml, then CGPATHD_… variables, then --set; `cgpathd config` prints it."
+        Configuration: /etc/ima-cgpath/cgpathd.toml, then CGPATHD_… variables, then --set; `cgpathd config` \
+        prints it."
 )]
 pub struct Cli {
     /// Configuration file
-    #[arg(short, long, global = true, display_order = LAST, value_name = "FILE", env = "CGPATHD_CONFIG_FILE", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, global = true, display_order = LAST, value_name = "FILE", env = "CGPATHD_CONFIG_FILE",
+        value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Override one configuration key, for instance --set verifier.interval=10; may be repeated
     #[arg(short, long, global = true, display_order = LAST, value_name = "KEY=VALUE")]
@@ -128,9 +131,9 @@ pub struct Setup {
 
 /// `cgpathd ak`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  cgpathd ak -o worker-3.ak\n  cgpath node add worker-3 --ak worker-3.ak --policy node.yaml"
-)]
+#[command(after_help = "Example:\n  \
+        cgpathd ak -o worker-3.ak\n  \
+        cgpath node add worker-3 --ak worker-3.ak --policy node.yaml")]
 pub struct Ak {
     /// Where to write the TPMT_PUBLIC (binary); without it, to standard output if that is no terminal
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]

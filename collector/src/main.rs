@@ -258,15 +258,16 @@ fn hand_over(config: &Config) -> anyhow::Result<()> {
     let own = bpf::own_program(done.program.bank())?;
     if own != done.program {
         bail!(
-            "the daemon executed {} and handed over to {}, and this program is {own}: the file was replaced meanwhile; \
-             ask again",
+            "the daemon executed {} and handed over to {}, and this program is {own}: the file was replaced \
+             meanwhile; ask again",
             program.display(),
             done.program
         );
     }
     let text = if done.is_itself {
         format!(
-            "{own} is the program that runs: nothing is handed over, and what was before is withdrawn (checkpoint {})\n",
+            "{own} is the program that runs: nothing is handed over, and what was before is withdrawn \
+             (checkpoint {})\n",
             done.checkpoint
         )
     } else {

@@ -423,7 +423,8 @@ impl Service {
         let why = if interface != bpf::interface() {
             "the new program does not understand the eBPF programs that run; replace the file and reboot"
         } else if program != self.engine.program_path() {
-            "the new program lies elsewhere than this daemon's own file; put it in its place and run it from there"
+            "the new program lies elsewhere than this daemon's own file; put it in its place and run it from \
+             there"
         } else {
             return None;
         };

@@ -232,7 +232,8 @@ fn command_line(boot_loaders: &[BootLoader], out: &mut String) {
         line(
             out,
             format_args!(
-                "to do     add {word} to the kernel's command line: there is no boot loader that is known here"
+                "to do     add {word} to the kernel's command line: there is no boot loader that is known \
+                 here"
             ),
         );
     }

@@ -47,7 +47,8 @@ pub enum StoreError {
     },
     /// The evidence would be longer than any verifier takes.
     #[error(
-        "the evidence would have {0} bytes, the limit is {MAX_EVIDENCE_LEN}: restart the node to begin a new boot's list"
+        "the evidence would have {0} bytes, the limit is {MAX_EVIDENCE_LEN}: restart the node to begin a new \
+         boot's list"
     )]
     TooLong(u64),
     /// The register was extended more often than any verifier replays.

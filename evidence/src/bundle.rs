@@ -126,7 +126,8 @@ pub enum ProveError {
     },
     /// Only a trust domain's quote is there, and no bundle is made of it.
     #[error(
-        "the evidence has no TPM's quote: a tenant's bundle shows what PCR 10 covers, and there is none over a trust domain's register"
+        "the evidence has no TPM's quote: a tenant's bundle shows what PCR 10 covers, and there is none over \
+         a trust domain's register"
     )]
     NoTpm,
     /// The quote selects what is of no use here.
@@ -137,7 +138,8 @@ pub enum ProveError {
     Replay(#[from] ReplayError),
     /// No prefix of the list gives the quoted digest.
     #[error(
-        "no prefix of the list's {entries} entries replays to the quoted PCR 10 (a padded bank is not supported here)"
+        "no prefix of the list's {entries} entries replays to the quoted PCR 10 (a padded bank is not \
+         supported here)"
     )]
     NotCovered {
         /// Length of the list.

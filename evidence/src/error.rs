@@ -37,7 +37,8 @@ pub enum Error {
     /// What is decoded would hold more memory than input of this length may: its items are too many and too
     /// small.
     #[error(
-        "{what} is refused at byte {offset}: it would take more than {limit} bytes of memory, in too many too small items"
+        "{what} is refused at byte {offset}: it would take more than {limit} bytes of memory, in too many \
+         too small items"
     )]
     Expansion {
         /// Where the budget ends, in bytes from the start of the input.

@@ -49,7 +49,8 @@ pub enum ProofError {
     },
     /// The records are not those that were sealed.
     #[error(
-        "partition {key}: {found} record(s) with the root {found_root} are not the {size} that were sealed under {root}"
+        "partition {key}: {found} record(s) with the root {found_root} are not the {size} that were sealed \
+         under {root}"
     )]
     Records {
         /// Whose.

@@ -1,1 +1,2 @@
 //! Nothing: see `tests/`.
+#![forbid(unsafe_code)]

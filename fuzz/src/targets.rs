@@ -476,7 +476,7 @@ pub fn serve_request(data: &[u8]) {
     );
     assert!(
         !has(&answer, secret) || has(data, secret) || has(data, token),
-        "without the token nothing is told"
+        "without the token the answer has no secret"
     );
 }
 

@@ -106,7 +106,8 @@ impl FirmwareDeviation {
         let why = if !registers.contains_key(pcr) {
             format!("it counts only where `registers` pins {set} {pcr}, and there is no such value")
         } else if !kind.is_of_data() {
-            let why = "no rule compares the data of this type with its digest, and those who read its text go by the digest";
+            let why = "no rule compares the data of this type with its digest, and those who read its text \
+                go by the digest";
             format!("{why}: name an event of it in `events`")
         } else if is_separator && usize::from(*pcr) >= set.firmware() {
             format!("only {set} 0 to {} must have a separator", set.firmware() - 1)
@@ -192,7 +193,8 @@ pub(crate) fn not_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPo
     let boot = BootPolicy::deserialize(d)?;
     if boot == BootPolicy::default() {
         return Err(de::Error::custom(
-            "`boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` makes them)",
+            "`boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` makes \
+             them)",
         ));
     }
     match refused(&boot) {

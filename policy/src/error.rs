@@ -31,7 +31,8 @@ pub enum Error {
         limit: u64,
     },
     /// A reference file that the policy names cannot be had.
-    #[error("{file}: file {}, which it names: {why} (names are relative to its folder)", quoted(.reference))]
+    #[error("{file}: file {}, which it names: {why} (names are relative to its \
+        folder)", quoted(.reference))]
     Unresolved {
         /// The policy file.
         file: String,

@@ -326,13 +326,14 @@ impl Policy {
             .transpose()?;
         let digest = loader.digest(yaml);
 
-        let absent = |key: &str, path: &str| {
-            Error::Meaning {
+        let absent = |key: &str, path: &str| Error::Meaning {
             file: file.to_owned(),
             key: key.to_owned(),
             why: format!("{} stands in no reference file of `host`", foreign(path)),
-            hint: "make the host's values from the root file system that holds it; name the real path, not a link".into(),
-        }
+            hint:
+                "make the host's values from the root file system that holds it; name the real path, not a \
+                link"
+                    .into(),
         };
         if !host.knows(Name::True(node.accept.collector.as_bytes())) {
             return Err(absent("accept.collector", &node.accept.collector));
@@ -621,8 +622,12 @@ impl<'a> Loader<'a> {
             return Err(Error::Meaning {
                 file: self.file.to_owned(),
                 key: key.to_owned(),
-                why: "the excludes hide every path that has a reference value, so nothing would be judged".into(),
-                hint: "an exclude matches from the path's beginning: end it with `$`, or begin it with what it is for".into(),
+                why: "the excludes hide every path that has a reference value, so nothing would be \
+                    judged"
+                    .into(),
+                hint: "an exclude matches from the path's beginning: end it with `$`, or begin it with what \
+                    it is for"
+                    .into(),
             });
         }
         Ok(allowed)

@@ -396,7 +396,8 @@ fn boot<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPolicy>, D::Error>
     let written = TdBoot::deserialize(d)?;
     if written == TdBoot::default() {
         return Err(de::Error::custom(
-            "`tdx.boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` makes them)",
+            "`tdx.boot` names nothing: give registers, command-lines or events (`cgpath policy from-boot` \
+             makes them)",
         ));
     }
     let event = |event: TdBootEvent| BootEvent {

@@ -28,7 +28,8 @@ fn sample() -> Value {
     json!({
         "meta": {"version": 1, "generator": 3, "timestamp": "2024-09-12 13:44:44.797331"},
         "release": 0,
-        "digests": {"boot_aggregate": ["a7".repeat(32)], "/usr/bin/ls": ["00".repeat(20), "11".repeat(32)], "/a_b": ["22".repeat(64)]},
+        "digests": {"boot_aggregate": ["a7".repeat(32)], "/usr/bin/ls": ["00".repeat(20), "11".repeat(32)],
+        "/a_b": ["22".repeat(64)]},
         "excludes": ["^(?!/usr/bin/).*$", "/tmp/.*"],
         "keyrings": {".ima": ["33".repeat(32)], "_evm": ["44".repeat(20)]},
         "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null},

@@ -33,7 +33,16 @@ fn yaml(accept: &str, top: &str, tdx: &str) -> String {
         format!("tdx:\n{tdx}")
     };
     format!(
-        "version: 1\nnode: n\naccept:\n  tiers: [bpf]\n  templates: [ima-ng]\n  ima-policies: ['{ima}']\n  collector: /usr/sbin/cgpathd\n{accept}{top}host: {{references: [r.json]}}\npods: []\n{tdx}"
+        "version: 1\n\
+         node: n\n\
+         accept:\n  \
+         tiers: [bpf]\n  \
+         templates: [ima-ng]\n  \
+         ima-policies: ['{ima}']\n  \
+         collector: /usr/sbin/cgpathd\n\
+         {accept}{top}host: {{references: [r.json]}}\n\
+         pods: []\n\
+         {tdx}"
     )
 }
 
@@ -211,7 +220,13 @@ fn neither_debug_nor_a_revoked_platform_can_be_named() {
 #[test]
 fn what_weakens_a_rule_is_listed() {
     let lines = format!(
-        "  tcb-status: [UpToDate, OutOfDate]\n  advisories: [INTEL-SA-01036]\n  max-collateral-age: 31\n  rtmr-origin: ['{}']\n  rtmr-writers: [attestation-agent]\n  rtmr-extensions: ['{}']\n  dangerous-root: '3082'\n",
+        "  tcb-status: [UpToDate, OutOfDate]\n  \
+         advisories: [INTEL-SA-01036]\n  \
+         max-collateral-age: 31\n  \
+         rtmr-origin: ['{}']\n  \
+         rtmr-writers: [attestation-agent]\n  \
+         rtmr-extensions: ['{}']\n  \
+         dangerous-root: '3082'\n",
         sha384("44"),
         sha384("55"),
     );

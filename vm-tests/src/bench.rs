@@ -111,7 +111,10 @@ pub fn exec(rounds: usize, count: u32) -> Result<Execs> {
         vm.hello().failures.join("; ")
     );
     if !tools.is_empty() {
-        vm.sh("mount -t debugfs debugfs /sys/kernel/debug; echo >/etc/audit/rules.d/audit.rules; mkdir -p /var/log/audit")?;
+        vm.sh(
+            "mount -t debugfs debugfs /sys/kernel/debug; echo >/etc/audit/rules.d/audit.rules; mkdir -p \
+            /var/log/audit",
+        )?;
         silence_audit(&vm)?;
     }
     let mut programs = Vec::new();

@@ -519,11 +519,15 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
     t.stage(
         begin,
         "the collector runs, the node is enrolled, there is no pod yet",
-        &Expected { node: Trusted, pods: &[] },
+        &Expected {
+            node: Trusted,
+            pods: &[],
+        },
         |round, _, stage| {
             let n = &round.verdict.node;
             stage.learned.push(format!(
-                "{} entries covered by the quote over {anchor}, {} of them older than the collector; unattributed {}, lost {}",
+                "{} entries covered by the quote over {anchor}, {} of them older than the collector; \
+                 unattributed {}, lost {}",
                 n.covered, n.boot_entries, n.unattributed, n.lost
             ));
         },
@@ -634,7 +638,8 @@ fn tell(t: &mut Telling<'_>, images: &Images, boot_seconds: f64) -> Result<()> {
 /// Replaces a file in D's overlay, as an intruder would, runs it, and gives the hash of what ran.
 pub(crate) fn tamper(pods: &Pods<'_>, d: &Running) -> Result<String> {
     let script = format!(
-        "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && {PAYROLL} && sha256sum {PAYROLL}"
+        "cp {PAYROLL} /tmp/new && echo 'and the boss gets the rest' >>/tmp/new && mv /tmp/new {PAYROLL} && \
+         {PAYROLL} && sha256sum {PAYROLL}"
     );
     let said = pods.must(d, "pay", &["/bin/sh", "-c", &script])?;
     let last = said.lines().last().unwrap_or_default();

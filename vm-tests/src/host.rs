@@ -227,7 +227,8 @@ pub fn tool(name: &str, package: &str) -> Result<PathBuf> {
         }
     }
     bail!(
-        "`{name}` is not installed; hint: apt-get install {package}  (cargo xtask doctor lists all that is missing)"
+        "`{name}` is not installed; hint: apt-get install {package}  (cargo xtask doctor lists all that is \
+         missing)"
     )
 }
 

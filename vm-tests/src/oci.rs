@@ -172,7 +172,8 @@ pub fn write_layout(images: &[&Image], path: &Path) -> Result<()> {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size,
+                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config,
+                "size": config_size,
             },
             "layers": [{
                 "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": layer_size,
@@ -188,7 +189,8 @@ pub fn write_layout(images: &[&Image], path: &Path) -> Result<()> {
             "size": manifest_size,
             "platform": { "architecture": "amd64", "os": "linux" },
             // containerd takes the whole reference from the first, everyone else the tag from the second.
-            "annotations": { "io.containerd.image.name": image.name, "org.opencontainers.image.ref.name": tag },
+            "annotations": { "io.containerd.image.name": image.name,
+            "org.opencontainers.image.ref.name": tag },
         }));
     }
     let index = serde_json::json!({

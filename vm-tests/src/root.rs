@@ -145,7 +145,8 @@ fn suite() -> Result<String> {
     match (value("ID").as_deref(), value("VERSION_CODENAME")) {
         (Some("debian"), Some(suite)) => Ok(suite),
         (id, _) => bail!(
-            "guests are made from Debian packages of the machine's own suite, and this machine is {}; hint: use Debian 12 or 13",
+            "guests are made from Debian packages of the machine's own suite, and this machine is {}; hint: \
+             use Debian 12 or 13",
             id.unwrap_or("unknown")
         ),
     }

@@ -495,7 +495,13 @@ impl Site {
     /// When something was not built.
     pub fn add_collector(&self, builder: VmBuilder, plan: &Plan) -> Result<VmBuilder> {
         let mut config = format!(
-            "node = \"{NODE}\"\n[verifier]\nurl = \"https://{HOST}:{}\"\nca = \"{CA}\"\ninterval = 1\n[bpf]\nobject = \"{BPF_OBJECT}\"\n",
+            "node = \"{NODE}\"\n\
+             [verifier]\n\
+             url = \"https://{HOST}:{}\"\n\
+             ca = \"{CA}\"\n\
+             interval = 1\n\
+             [bpf]\n\
+             object = \"{BPF_OBJECT}\"\n",
             self.port
         );
         if !plan.settings.is_empty() {

@@ -112,8 +112,8 @@ impl Layout {
         for (name, place) in &self.sections {
             ensure!(
                 place.start >= free && place.end <= self.size,
-                "firmware cannot load this image: its section {name} is at {:#x} to {:#x}, the one before ends at {free:#x}, \
-                 the image at {:#x}",
+                "firmware cannot load this image: its section {name} is at {:#x} to {:#x}, the one before \
+                 ends at {free:#x}, the image at {:#x}",
                 place.start,
                 place.end,
                 self.size

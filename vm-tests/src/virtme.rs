@@ -76,7 +76,8 @@ pub fn run(
         .arg(shared)
         .args(["--append", ima])
         .arg(format!(
-            "--qemu-opts=-cpu max -chardev socket,id=tpm,path={} -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-crb,tpmdev=tpm0",
+            "--qemu-opts=-cpu max -chardev socket,id=tpm,path={} -tpmdev emulator,id=tpm0,chardev=tpm \
+             -device tpm-crb,tpmdev=tpm0",
             qemu::escaped(&own.path().join("tpm.sock"))
         ));
     if host::accelerator() != "kvm" {

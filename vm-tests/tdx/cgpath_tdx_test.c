@@ -4,7 +4,7 @@
  *
  * What user space sees is the kernel's own: the measurement registers below the misc device tdx_guest come from
  * tsm-mr, reports from configfs-tsm, each with the provider name and the register names of the real driver. The
- * registers are memory, extended as a trust domain's are. Reports are made in user space: whoever opens
+ * registers are memory, extended as a trust domain's are. Reports are made in user space: who opens
  * /dev/tdx_test_quoter reads a struct test_request for each and writes the quote.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt

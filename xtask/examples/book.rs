@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 /// Where the book begins.
 const FIRST: &str = "docs/README.md";
 
-const STYLE: &str = "body{margin:0;font:16px/1.5 system-ui,sans-serif;color:#222}\
-    nav{position:fixed;inset:0 auto 0 0;width:17rem;overflow:auto;padding:1rem;box-sizing:border-box;background:#f4f4f4}\
-    nav ol{margin:0;padding-left:1.4rem}nav a[aria-current]{font-weight:bold}\
-    main{margin-left:17rem;padding:1rem 2rem;max-width:60rem}img{max-width:100%}\
-    pre,code{font:14px/1.4 monospace;background:#f4f4f4}pre{padding:.7rem;overflow:auto}\
-    table{border-collapse:collapse}th,td{border:1px solid #ccc;padding:.2rem .6rem;vertical-align:top}\
-    @media(max-width:50rem){nav{position:static;width:auto}main{margin:0}}";
+const STYLE: &str = "body{margin:0;font:16px/1.5 system-ui,sans-serif;color:#222}nav{position:fixed;inset:0 \
+    auto 0 0;width:17rem;overflow:auto;padding:1rem;box-sizing:border-box;background:#f4f4f4}nav \
+    ol{margin:0;padding-left:1.4rem}nav a[aria-current]{font-weight:bold}main{margin-left:17rem;padding:1rem \
+    2rem;max-width:60rem}img{max-width:100%}pre,code{font:14px/1.4 \
+    monospace;background:#f4f4f4}pre{padding:.7rem;overflow:auto}table{border-collapse:collapse}th,td{border:1px \
+    solid #ccc;padding:.2rem \
+    .6rem;vertical-align:top}@media(max-width:50rem){nav{position:static;width:auto}main{margin:0}}";
 
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();

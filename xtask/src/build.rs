@@ -375,7 +375,8 @@ pub fn ebpf_by(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
     let here = workspace.root.as_os_str().as_encoded_bytes();
     if content.windows(here.len()).any(|bytes| bytes == here) {
         bail!(
-            "{} names the directory that it was built in: policies pin its digest, which must not depend on that",
+            "{} names the directory that it was built in: policies pin its digest, which must not depend on \
+             that",
             built.display()
         );
     }

@@ -119,8 +119,15 @@ mod tests {
 
     #[test]
     fn a_link_that_leads_nowhere_is_a_breach() {
-        let page = "# A page\n## `code`, and more\n## Twice\n## Twice\n[a](#twice-1) [b](other.md#its-own) [c](../x/)\n\
-                    [d](https://elsewhere/none) [e](#code-and-more)\n```\n[no](link.md)\n```\n";
+        let page = "# A page\n\
+                    ## `code`, and more\n\
+                    ## Twice\n\
+                    ## Twice\n\
+                    [a](#twice-1) [b](other.md#its-own) [c](../x/)\n\
+                    [d](https://elsewhere/none) [e](#code-and-more)\n\
+                    ```\n\
+                    [no](link.md)\n\
+                    ```\n";
         let texts = BTreeMap::from([
             ("docs/page.md".to_owned(), page.to_owned()),
             ("docs/other.md".to_owned(), "## Its [own](page.md)\n".to_owned()),
@@ -149,7 +156,11 @@ mod tests {
             check(&files, &texts, &mut breaches);
             breaches
         };
-        let good = "`x/src/code.rs` `x/src/` `x/src` `src/code.rs` `y/gone` `x/NAME.rs` `x/*.rs` `cargo x/gone` x/gone\n```\n`x/gone`\n```\n";
+        let good = "`x/src/code.rs` `x/src/` `x/src` `src/code.rs` `y/gone` `x/NAME.rs` `x/*.rs` `cargo \
+            x/gone` x/gone\n\
+            ```\n\
+            `x/gone`\n\
+            ```\n";
         assert_eq!(of(good), Vec::<String>::new());
         assert_eq!(
             of("`x/src/gone.rs`"),

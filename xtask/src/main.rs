@@ -18,8 +18,10 @@ mod links;
 #[path = "../../vm-tests/src/machine.rs"]
 mod machine;
 mod needs;
+mod purity;
 mod python;
 mod reach;
+mod rust;
 mod shell;
 mod soak;
 mod stages;

@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 use serde_json::Value;
 
+use crate::rust::lines_without_tests;
 use crate::workspace::Workspace;
-use crate::{build, circles, help, links, reach, shell, unsafety, wording};
+use crate::{build, circles, help, links, purity, reach, shell, unsafety, wording};
 
 /// Which crates of the workspace a crate may use. Dependencies point downwards only.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -38,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cgpath-appraisal",
             "cgpath-report",
             "cgpath-net",
-            // The feature `fuzzing` alone.
+            // See `BEHIND_A_FEATURE`.
             "cgpath-testkit",
         ],
     ),
@@ -83,42 +84,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that are pure, and what none of them may reach, however indirectly.
-const PURE: &[&str] = &[
-    "cgpath-evidence",
-    "cgpath-policy",
-    "cgpath-refvals",
-    "cgpath-appraisal",
-    "cgpath-report",
-];
-const IMPURE: &[&str] = &[
-    "tokio",
-    "aya",
-    "procfs",
-    "tss-esapi",
-    "mio",
-    "hyper",
-    "rusqlite",
-    "nix",
-    "rustix",
-    "socket2",
-    // It reads the clock; see also `CLOCKS`.
-    "time",
-    // C that is compiled along, and what compiles or finds it.
-    "cc",
-    "cmake",
-    "pkg-config",
-    "libsqlite3-sys",
-    "ring",
-    "zstd-sys",
-];
-
-/// Crates that read the clock by these features, and without them do not.
-const CLOCKS: &[(&str, &[&str])] = &[("chrono", &["clock", "now"])];
-
-/// Crates whose code decides about trust: archives are read elsewhere.
-const WITHOUT_ARCHIVES: &[&str] = &["cgpath-evidence", "cgpath-policy", "cgpath-appraisal"];
-const ARCHIVES: &[&str] = &["ar", "flate2", "lzma-rust2", "ruzstd", "tar"];
+/// Crates that a crate may use with a feature of its own alone: what is shipped is built without them.
+const BEHIND_A_FEATURE: &[(&str, &str)] = &[("cgpath-service", "cgpath-testkit")];
 
 /// Every package that was agreed on has a user.
 const AGREED: &[&str] = &[
@@ -187,11 +154,12 @@ pub fn check(workspace: &Workspace) -> Result<Vec<String>> {
     let metadata = build_metadata(workspace)?;
     let mut breaches = Vec::new();
     directions(&metadata, &mut breaches)?;
-    purity(workspace, &mut breaches)?;
+    purity::check(workspace, &mut breaches)?;
     agreed(&metadata, &texts, &mut breaches)?;
     unsafety::check(&metadata, &texts, &mut breaches);
     circles::check(&texts, &mut breaches);
     reach::check(&texts, &mut breaches);
+    wording::exemptions(&texts, &mut breaches);
     for (file, text) in &texts {
         words(file, text, &mut breaches);
         wording::check(file, text, &mut breaches);
@@ -286,44 +254,14 @@ fn directions(metadata: &Value, breaches: &mut Vec<String>) -> Result<()> {
             let for_tests = dependency["kind"].as_str() == Some("dev");
             if ours.contains(used) && !allowed.contains(&used) && !for_tests {
                 breaches.push(format!(
-                    "{place}: `{name}` must not depend on `{used}` (ARCHITECTURE.md, direction of dependencies)"
+                    "{place}: `{name}` must not depend on `{used}` (ARCHITECTURE.md, direction of \
+                     dependencies)"
                 ));
             }
-        }
-    }
-    Ok(())
-}
-
-/// The whole trees of the pure crates, with all their features and what builds them.
-fn purity(workspace: &Workspace, breaches: &mut Vec<String>) -> Result<()> {
-    for name in PURE {
-        let mut command = build::cargo(workspace);
-        command.args(["tree", "-p", name, "--all-features", "--edges", "normal,build"]);
-        command.args(["--prefix", "none", "--format", "{p} {f}"]);
-        let tree = shell::output(&mut command)?;
-        let reached: BTreeSet<&str> = tree
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        let archives = ARCHIVES.iter().filter(|_| WITHOUT_ARCHIVES.contains(name));
-        for impure in IMPURE.iter().chain(archives) {
-            if reached.contains(impure) {
+            let is_optional = dependency["optional"].as_bool() == Some(true);
+            if BEHIND_A_FEATURE.contains(&(name, used)) && !is_optional && !for_tests {
                 breaches.push(format!(
-                    "the crate `{name}` reaches `{impure}`; see: cargo tree -p {name} -i {impure}"
-                ));
-            }
-        }
-        for (clock, features) in CLOCKS {
-            let reads = |line: &str| {
-                let mut words = line.split_whitespace();
-                let on = words
-                    .nth(2)
-                    .filter(|_| line.split_whitespace().next() == Some(clock));
-                on.is_some_and(|on| on.split(',').any(|feature| features.contains(&feature)))
-            };
-            if tree.lines().any(reads) {
-                breaches.push(format!(
-                    "the crate `{name}` reaches `{clock}` with what reads the clock; see: cargo tree -p {name} -i {clock} -e features"
+                    "{place}: `{name}` may depend on `{used}` with a feature alone: it must be optional"
                 ));
             }
         }
@@ -451,15 +389,6 @@ fn sizes(texts: &BTreeMap<String, String>, larger: &[(&str, usize)], breaches: &
             "{name}: is not there: take it off the list LARGER of xtask/src/tidy.rs"
         ));
     }
-}
-
-/// Lines before the module of tests that ends a file.
-fn lines_without_tests(text: &str) -> usize {
-    let lines: Vec<&str> = text.lines().collect();
-    let tests = lines
-        .windows(2)
-        .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{'));
-    tests.unwrap_or(lines.len())
 }
 
 /// Every `#[allow(…)]` and `#![allow(…)]` says why.
@@ -807,12 +736,27 @@ mod tests {
         let sources = [
             (
                 "xtask/src/main.rs",
-                "    match command.as_str() {\n        \"demo\" => demo(),\n        other => bail!(\"no\"),\n    }\n",
+                "    match command.as_str() {\n        \
+                 \"demo\" => demo(),\n        \
+                 other => bail!(\"no\"),\n    \
+                 }\n",
             ),
             (
                 "verifier/main.rs",
-                "#[command(\n    name = \"cgpath\",\n)]\nenum Command {\n    /// Shows\n    Log(Log),\n    FromBoot {\n        \
-                 /// Not one\n        shell: Shell,\n    },\n}\n\nenum Other {\n    Verify,\n}\n",
+                "#[command(\n    \
+                 name = \"cgpath\",\n\
+                 )]\n\
+                 enum Command {\n    \
+                 /// Shows\n    \
+                 Log(Log),\n    \
+                 FromBoot {\n        \
+                 /// Not one\n        \
+                 shell: Shell,\n    \
+                 },\n\
+                 }\n\n\
+                 enum Other {\n    \
+                 Verify,\n\
+                 }\n",
             ),
             (
                 "collector/cli.rs",
@@ -827,8 +771,19 @@ mod tests {
             texts.insert("docs/page.md".to_owned(), page.to_owned());
             breaches(|breaches| commands(&texts, breaches))
         };
-        let good = "```console\n$ cargo xtask demo\n$ cgpath log show\n$ cgpath from-boot x\n$ cgpath --help\n```\n\n   \
-                    ```sh node\n   cgpathd run\n   ```\n```text\ncgpath nothing\n```\ncgpath nothing\n";
+        let good = "```console\n\
+                    $ cargo xtask demo\n\
+                    $ cgpath log show\n\
+                    $ cgpath from-boot x\n\
+                    $ cgpath --help\n\
+                    ```\n\n   \
+                    ```sh node\n   \
+                    cgpathd run\n   \
+                    ```\n\
+                    ```text\n\
+                    cgpath nothing\n\
+                    ```\n\
+                    cgpath nothing\n";
         assert_eq!(of(good, &sources), Vec::<String>::new());
         for (line, named) in [
             ("$ cargo xtask dmeo", "cargo xtask dmeo"),
@@ -966,7 +921,8 @@ mod tests {
                 .iter()
                 .map(|name| serde_json::json!({"name": name, "kind": null}))
                 .collect();
-            serde_json::json!({"name": name, "manifest_path": format!("/r/{name}/Cargo.toml"), "dependencies": dependencies})
+            serde_json::json!({"name": name, "manifest_path": format!("/r/{name}/Cargo.toml"),
+                "dependencies": dependencies})
         };
         let metadata = serde_json::json!({
             "workspace_root": "/r",
@@ -979,5 +935,49 @@ mod tests {
         let found = breaches(|breaches| directions(&metadata, breaches).unwrap());
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("cgpath-evidence/Cargo.toml:") && found[1].contains("stranger"));
+    }
+
+    #[test]
+    fn optional_dependencies_are_looked_at_and_what_must_be_optional_is() {
+        let of = |name: &str, used: &str, optional: bool, kind: Option<&str>| {
+            let package = |name: &str, dependencies: Value| {
+                let path = format!("/r/{name}/Cargo.toml");
+                serde_json::json!({"name": name, "manifest_path": path, "dependencies": dependencies})
+            };
+            let dependency = serde_json::json!([{"name": used, "kind": kind, "optional": optional}]);
+            let metadata = serde_json::json!({
+                "workspace_root": "/r",
+                "packages": [package(name, dependency), package(used, serde_json::json!([]))],
+            });
+            breaches(|breaches| directions(&metadata, breaches).unwrap())
+        };
+        let upward = "cgpath-evidence/Cargo.toml: `cgpath-evidence` must not depend on `cgpath-policy` \
+                      (ARCHITECTURE.md, direction of dependencies)";
+        assert_eq!(of("cgpath-evidence", "cgpath-policy", true, None), [upward]);
+        assert_eq!(
+            of("cgpath-evidence", "cgpath-policy", true, Some("build")),
+            [upward]
+        );
+        assert_eq!(of("cgpath-service", "cgpath-testkit", true, None), [""; 0]);
+        assert_eq!(
+            of("cgpath-service", "cgpath-testkit", false, Some("dev")),
+            [""; 0]
+        );
+        let found = of("cgpath-service", "cgpath-testkit", false, None);
+        assert!(
+            found.len() == 1 && found[0].contains("must be optional"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn tests_in_the_middle_of_a_file_hide_no_lines_behind_them() {
+        let text = "#[cfg(test)]\nmod tests {\n}\n".to_owned() + &"// a line\n".repeat(LARGEST + 1);
+        let texts = BTreeMap::from([("a/src/one.rs".to_owned(), text)]);
+        let found = breaches(|breaches| sizes(&texts, &[], breaches));
+        assert!(
+            found.len() == 1 && found[0].starts_with("a/src/one.rs: 801 lines"),
+            "{found:?}"
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! Unsafe code: each library and each program of the workspace denies it at its root.
+//! Unsafe code: each library and each program of the workspace denies it at its root, and each package, also
+//! one outside of the workspace, by its lints, which hold its tests, too.
 //!
-//! Promise: a root that does not is a breach, so that a module which needs unsafe code says so itself, with
-//! its reason. Not here: the eBPF programs, which are a workspace of their own and read the kernel's memory.
+//! Promise: a root or a package that does not is a breach, so that a module which needs unsafe code says so
+//! itself, with its reason. Not here: what the packages do that [`EXCEPT`] names.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -9,8 +10,39 @@ use std::collections::BTreeMap;
 /// What a root may say: `forbid` where no module needs unsafe code, else `deny`.
 const SAID: [&str; 2] = ["#![forbid(unsafe_code)]", "#![deny(unsafe_code)]"];
 
+/// Manifests of packages that may have unsafe code anywhere, and why.
+const EXCEPT: &[(&str, &str)] = &[
+    (
+        "ebpf/programs/Cargo.toml",
+        "the eBPF programs read the kernel's memory",
+    ),
+    (
+        "fuzz/libfuzzer/Cargo.toml",
+        "the macro of libfuzzer-sys makes the C function that it calls",
+    ),
+];
+
+/// A breach for each package whose lints do not deny unsafe code.
+fn lints(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    let is_manifest = |file: &str| file == "Cargo.toml" || file.ends_with("/Cargo.toml");
+    for (file, text) in texts.iter().filter(|(file, _)| is_manifest(file)) {
+        let has = |wanted: &str| text.contains(wanted);
+        let denies = has("[lints]\nworkspace = true\n")
+            || ["deny", "forbid"]
+                .iter()
+                .any(|level| has(&format!("\n[lints.rust]\nunsafe_code = \"{level}\"\n")));
+        let is_except = EXCEPT.iter().any(|(except, _)| except == file);
+        if has("[package]\n") && !denies && !is_except {
+            breaches.push(format!(
+                "{file}: `[lints]` of the workspace, or `unsafe_code = \"deny\"` in `[lints.rust]`"
+            ));
+        }
+    }
+}
+
 /// A breach for each root of a library or a program that says neither.
 pub fn check(metadata: &Value, texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
+    lints(texts, breaches);
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let above = metadata["workspace_root"].as_str().unwrap_or_default();
     for target in list(&metadata["packages"])
@@ -41,6 +73,38 @@ pub fn check(metadata: &Value, texts: &BTreeMap<String, String>, breaches: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_package_whose_lints_do_not_deny_unsafe_code_is_found() {
+        let of = |file: &str, text: &str| {
+            let mut breaches = Vec::new();
+            let texts = BTreeMap::from([(file.to_owned(), text.to_owned())]);
+            lints(&texts, &mut breaches);
+            breaches.len()
+        };
+        let package = "[package]\nname = \"a\"\n";
+        assert_eq!(of("a/Cargo.toml", package), 1);
+        assert_eq!(
+            of(
+                "a/Cargo.toml",
+                &format!("{package}\n[lints.rust]\nunsafe_code = \"warn\"\n")
+            ),
+            1
+        );
+        assert_eq!(
+            of(
+                "a/Cargo.toml",
+                &format!("{package}\n[lints.rust]\nunsafe_code = \"deny\"\n")
+            ),
+            0
+        );
+        assert_eq!(
+            of("a/Cargo.toml", &format!("{package}\n[lints]\nworkspace = true\n")),
+            0
+        );
+        assert_eq!(of("ebpf/programs/Cargo.toml", package), 0);
+        assert_eq!(of("Cargo.toml", "[workspace]\n"), 0);
+    }
 
     #[test]
     fn a_root_that_does_not_deny_unsafe_code_is_found() {

@@ -127,7 +127,8 @@ pub fn thread(bed: &mut Bed, check: &mut Check) -> Result<()> {
 /// A chain of parents that is too long.
 pub fn ancestry(bed: &mut Bed, check: &mut Check) -> Result<()> {
     check.run("an ancestry of forty is cut at 32 and says so", || {
-        let text = "n=$1; if [ $n -gt 0 ]; then /bin/busybox sh $0 $((n-1)); true; else /bin/busybox true; true; fi\n";
+        let text = "n=$1; if [ $n -gt 0 ]; then /bin/busybox sh $0 $((n-1)); true; else /bin/busybox true; \
+            true; fi\n";
         let chain = bed.dir.join("chain");
         fs::write(&chain, text)?;
         run(Path::new("/bin/busybox"), &["sh", &chain.to_string_lossy(), "40"])?;
@@ -140,7 +141,10 @@ pub fn ancestry(bed: &mut Bed, check: &mut Check) -> Result<()> {
             })
             .max_by_key(|t| (t.ancestors.len(), t.ancestry_cut))
             .context("no records")?;
-        ensure!(longest.ancestors.len() == 32 && longest.ancestry_cut && !longest.ancestry_unstable, "{longest:?}");
+        ensure!(
+            longest.ancestors.len() == 32 && longest.ancestry_cut && !longest.ancestry_unstable,
+            "{longest:?}"
+        );
         Ok(())
     });
     Ok(())

@@ -27,7 +27,8 @@ pub enum KeyError {
     },
     /// The directory would keep the key beyond the boot.
     #[error(
-        "{path} is not on tmpfs: the checkpoint key must not survive the boot (set run_dir to a directory in /run)"
+        "{path} is not on tmpfs: the checkpoint key must not survive the boot (set run_dir to a directory in \
+         /run)"
     )]
     NotTmpfs {
         /// The directory.
@@ -43,7 +44,8 @@ pub enum KeyError {
     },
     /// The file does not hold a key.
     #[error(
-        "{path} holds no key; where checkpoints were signed in this boot, their chain cannot be continued: reboot"
+        "{path} holds no key; where checkpoints were signed in this boot, their chain cannot be continued: \
+         reboot"
     )]
     Damaged {
         /// The file.
@@ -51,7 +53,8 @@ pub enum KeyError {
     },
     /// There were checkpoints in this boot and the key is gone.
     #[error(
-        "{path} is gone, and checkpoints were signed with it in this boot; the chain cannot be continued: reboot"
+        "{path} is gone, and checkpoints were signed with it in this boot; the chain cannot be continued: \
+         reboot"
     )]
     Gone {
         /// The file.

@@ -32,8 +32,9 @@ pub enum Error {
     },
     /// The pinned programs were made from another object.
     #[error(
-        "programs of another build run already (object {found}, this one is {expected}, pins in {dir}): restart with \
-         the same object, or reboot, or remove them with `cgpathd setup --remove` and start a new chain"
+        "programs of another build run already (object {found}, this one is {expected}, pins in {dir}): \
+         restart with the same object, or reboot, or remove them with `cgpathd setup --remove` and start a \
+         new chain"
     )]
     OtherObject {
         /// SHA-256 of the object that runs.
@@ -45,8 +46,9 @@ pub enum Error {
     },
     /// The guard of the programs that run takes this process for a stranger.
     #[error(
-        "the programs that run deny it ({path}): this cgpathd is another program than the one that loaded them, or is \
-         traced, and guard.mode was \"deny\"; `unload` by that cgpathd takes them down, and so does a reboot"
+        "the programs that run deny it ({path}): this cgpathd is another program than the one that loaded \
+         them, or is traced, and guard.mode was \"deny\"; `unload` by that cgpathd takes them down, and so \
+         does a reboot"
     )]
     Denied {
         /// The file on bpffs.

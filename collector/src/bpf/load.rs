@@ -572,7 +572,8 @@ fn adopt(
     let v1 = meta.cgroup_subsys != NO_SUBSYSTEM;
     if meta.cgroup_hierarchy != hierarchy.id || v1 != hierarchy.controller.is_some() {
         let why = format!(
-            "the programs tell tasks apart by hierarchy {}, this machine now by {}: controllers were remounted",
+            "the programs tell tasks apart by hierarchy {}, this machine now by {}: controllers were \
+             remounted",
             meta.cgroup_hierarchy, hierarchy.id
         );
         return Err(Error::Cgroups { why });

@@ -107,16 +107,21 @@ fn daemon(facts: &Facts) -> Row {
             row(
                 ID,
                 State::Fail,
-                "does not run, and the eBPF programs were unloaded since this boot's first checkpoint: this boot cannot be \
-                 attested any more",
+                "does not run, and the eBPF programs were unloaded since this boot's first checkpoint: this \
+                 boot cannot be attested any more",
             )
             .reboot("reboot; until then cgpathd refuses to start")
         }
         Ok(None) => row(ID, State::Ok, "does not run"),
-        Ok(Some(DaemonFacts { blind: Some(number), .. })) => row(
+        Ok(Some(DaemonFacts {
+            blind: Some(number), ..
+        })) => row(
             ID,
             State::Fail,
-            format!("checkpoint {number} was sealed blind, the programs may have been off: verifiers refuse this boot (V6)"),
+            format!(
+                "checkpoint {number} was sealed blind, the programs may have been off: verifiers refuse \
+                this boot (V6)"
+            ),
         )
         .reboot("find out who detached the programs (cgpathd unload, another tool), then reboot"),
         Ok(Some(DaemonFacts { stalled: true, .. })) => row(
@@ -203,7 +208,10 @@ fn ima(facts: &Facts, config: &Config) -> Row {
         Some(false) if !config.anchors_in_pcr10() => row(
             ID,
             State::Ok,
-            format!("{} entries, which extend no PCR: checkpoints bind them", list.entries),
+            format!(
+                "{} entries, which extend no PCR: checkpoints bind them",
+                list.entries
+            ),
         ),
         Some(false) if facts.has_no_tpm() => row(
             ID,
@@ -214,7 +222,8 @@ fn ima(facts: &Facts, config: &Config) -> Row {
         Some(false) => row(
             ID,
             State::Fail,
-            "boot_aggregate is zero: IMA found no TPM when it started, and there is one now: its driver came too late",
+            "boot_aggregate is zero: IMA found no TPM when it started, and there is one now: its driver came \
+             too late",
         )
         .reboot("use a kernel with the TPM's driver built in (CONFIG_TCG_TIS=y, CONFIG_TCG_CRB=y)"),
         Some(true) if !other.is_empty() => row(
@@ -558,11 +567,15 @@ fn attestation_key(facts: &Facts, config: &Config) -> Row {
         return row(
             ID,
             State::Fail,
-            format!("the sink {} is a keylime-push, and Keylime opens sessions for RSA keys alone", sink.name),
+            format!(
+                "the sink {} is a keylime-push, and Keylime opens sessions for RSA keys \
+                alone",
+                sink.name
+            ),
         )
         .remedy(
-            "set tpm.key = \"rsa-2048\"; that is another key: enrol it again with your verifier (cgpathd ak -o FILE, there \
-             cgpath node add NODE --ak FILE --policy FILE --replace)",
+            "set tpm.key = \"rsa-2048\"; that is another key: enrol it again with your verifier (cgpathd ak \
+             -o FILE, there cgpath node add NODE --ak FILE --policy FILE --replace)",
         );
     }
     match facts.tpm.as_ref().map(|tpm| &tpm.key) {

@@ -101,7 +101,8 @@ pub(super) fn overlay(facts: &Facts) -> Row {
         Ok(false) => row(
             ID,
             State::Warn,
-            "the types of overlayfs are not there, so that files of layers are not known: verifiers refuse files of overlays",
+            "the types of overlayfs are not there, so that files of layers are not known: verifiers refuse \
+             files of overlays",
         )
         .remedy("modprobe overlay, before cgpathd starts for the first time in this boot"),
         Err(ref why) => absent(ID, why),

@@ -489,7 +489,8 @@ fn rules_that_nobody_shows_are_not_taken_for_good() {
     node.file("etc/ima/ima-policy", "another one\n");
     assert_eq!(node.row("ima-policy").state, State::Warn);
     assert_eq!(node.row("checkpoint-rule").state, State::Skip);
-    let mount = "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n23 20 7:0 / /run/ima-cgpath/checkpoint rw - ext4 /dev/loop0 rw\n";
+    let mount = "20 1 8:1 / / rw - ext4 /dev/vda1 rw\n\
+        23 20 7:0 / /run/ima-cgpath/checkpoint rw - ext4 /dev/loop0 rw\n";
     node.file("proc/self/mountinfo", mount);
     assert_eq!(node.row("checkpoint-rule").state, State::Fail);
     let name = format!("{}3", checkpoint::DIRECTORY);

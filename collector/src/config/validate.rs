@@ -127,7 +127,8 @@ impl Config {
             }
         }
         if self.budget.entries != 0 && self.enforce.mode == EnforceMode::Off {
-            let why = "executions are denied beyond it, which enforce.mode must allow: set that to \"untrusted-pods\"";
+            let why = "executions are denied beyond it, which enforce.mode must allow: set that \
+                to \"untrusted-pods\"";
             return bad("budget.entries", why.into());
         }
         for (key, exempt) in [

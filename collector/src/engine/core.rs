@@ -555,7 +555,8 @@ impl<M: Machine> Core<M> {
             }
             Action::LetIn { id, number, program } => {
                 self.machine.let_in(&program)?;
-                tracing::info!(number, %program, "handed over: this program may take over once this one has ended");
+                tracing::info!(number, %program, "handed over: this program may take over once this one has \
+                    ended");
                 self.outcomes
                     .push_back(Outcome::HandedOver { id, number, program });
             }

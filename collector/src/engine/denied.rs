@@ -107,14 +107,16 @@ mod tests {
     proptest! {
         #[test]
         fn a_pod_is_denied_if_it_was_charged_since_a_believed_verdict_and_only_then(
-            verdicts in prop::collection::vec((any::<bool>(), prop::collection::btree_set(0u8..5, 0..4)), 1..20),
+            verdicts in prop::collection::vec((any::<bool>(), prop::collection::btree_set(0u8..5, 0..4)),
+                1..20),
         ) {
             let mut denied = Denied::inherited();
             for (believed, pods) in &verdicts {
                 denied.apply(verdict(*believed, &pods.iter().copied().collect::<Vec<_>>()));
             }
             let last = verdicts.iter().rposition(|(believed, _)| *believed).unwrap_or(0);
-            let charged: BTreeSet<PodUid> = verdicts[last..].iter().flat_map(|(_, pods)| pods).map(|n| uid(*n)).collect();
+            let charged: BTreeSet<PodUid> = verdicts[last..].iter().flat_map(|(_, pods)| pods)
+                .map(|n| uid(*n)).collect();
             prop_assert_eq!(denied.pods(), &charged);
         }
     }

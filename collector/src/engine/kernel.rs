@@ -38,12 +38,14 @@ impl Machine for Kernel {
                 .filter(|p| p.detached.is_some())
                 .map(|p| p.name)
                 .collect();
-            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled, "programs do not see events");
+            tracing::error!(?detached, ftrace_enabled = ?snapshot.ftrace_enabled,
+                "programs do not see events");
         }
         if snapshot.marks_failed > self.marks_failed {
             tracing::error!(
                 failed = snapshot.marks_failed,
-                "too many threads add entries at once: not all are known, and evidence that covers such an entry is not trusted"
+                "too many threads add entries at once: not all are known, and evidence that covers such an \
+                 entry is not trusted"
             );
             self.marks_failed = snapshot.marks_failed;
         }

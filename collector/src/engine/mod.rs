@@ -61,8 +61,8 @@ pub enum EngineError {
     },
     /// No eBPF object.
     #[error(
-        "no eBPF object: none was built into this cgpathd and bpf.object is not set; make one with `cargo xtask ebpf` and \
-         name it in the configuration, or build with CGPATH_BPF_OBJECT=PATH"
+        "no eBPF object: none was built into this cgpathd and bpf.object is not set; make one with `cargo \
+         xtask ebpf` and name it in the configuration, or build with CGPATH_BPF_OBJECT=PATH"
     )]
     NoObject,
     /// The configured object cannot be read.
@@ -93,8 +93,8 @@ pub enum EngineError {
     List(#[from] ListError),
     /// IMA does not extend the TPM.
     #[error(
-        "boot_aggregate is zero: IMA found no TPM when it started and extends none in this boot; use a kernel with the \
-         TPM's driver built in (`cgpathd check` says more)"
+        "boot_aggregate is zero: IMA found no TPM when it started and extends none in this boot; use a \
+         kernel with the TPM's driver built in (`cgpathd check` says more)"
     )]
     NoTpmForIma,
     /// The file system of checkpoints.
@@ -102,7 +102,8 @@ pub enum EngineError {
     Anchor(#[from] AnchorError),
     /// Checkpoints of this boot are anchored elsewhere.
     #[error(
-        "anchor.to: checkpoints of this boot are anchored at {}, not at {}; set it back, or reboot to begin a new chain",
+        "anchor.to: checkpoints of this boot are anchored at {}, not at {}; set it back, or reboot to begin \
+         a new chain",
         listed(before),
         listed(now)
     )]
@@ -134,8 +135,8 @@ pub enum EngineError {
     BootId(io::Error),
     /// The programs run since before this boot's journal begins.
     #[error(
-        "the programs of an earlier collector run and its records are gone from {dir}; the chain of this boot cannot be \
-         continued: reboot"
+        "the programs of an earlier collector run and its records are gone from {dir}; the chain of this \
+         boot cannot be continued: reboot"
     )]
     RecordsGone {
         /// Where they should be.
@@ -143,14 +144,14 @@ pub enum EngineError {
     },
     /// The programs were loaded again within one boot, so that sequence numbers began anew.
     #[error(
-        "the eBPF programs were unloaded since this boot's first checkpoint; what ran meanwhile is unknown and the chain \
-         cannot be continued: reboot"
+        "the eBPF programs were unloaded since this boot's first checkpoint; what ran meanwhile is unknown \
+         and the chain cannot be continued: reboot"
     )]
     ProgramsGone,
     /// Another program is the collector of this boot.
     #[error(
-        "{expected} is the collector of this boot, and this program is {found}: start that one again and run `cgpathd \
-         handover` from this one's file in its place, or reboot"
+        "{expected} is the collector of this boot, and this program is {found}: start that one again and run \
+         `cgpathd handover` from this one's file in its place, or reboot"
     )]
     NotHandedOver {
         /// The hash of this program.
@@ -160,7 +161,8 @@ pub enum EngineError {
     },
     /// The collector of this boot knows of no handover.
     #[error(
-        "an earlier version of cgpathd is the collector of this boot and cannot hand over: start that one again, or reboot"
+        "an earlier version of cgpathd is the collector of this boot and cannot hand over: start that one \
+         again, or reboot"
     )]
     CannotHandOver,
     /// A pipe to the ring could not be made.
@@ -432,7 +434,8 @@ impl Engine {
             journal.append_note(&Note::Base { list_len: base })?;
         }
         let describe = cgroups::describe(bpf.hierarchy());
-        tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted, "eBPF programs run");
+        tracing::info!(hierarchy = %describe, controllers = ?cgroups::controllers(), ?adopted,
+            "eBPF programs run");
         let budget = options.orders.budget;
         tracing::info!(
             burst = budget.burst,

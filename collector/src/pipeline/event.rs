@@ -459,9 +459,9 @@ pub enum SealError {
 /// A register holds something else than what this collector left in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "shared-register: RTMR {index} holds {}, and checkpoint {number} finds {} there or leaves {}: something else \
-     extends it. Find out what does; have one of the two use another register (anchor.rtmr), or name the log of the \
-     other one (anchor.other_log) and accept that writer in the node's policy",
+    "shared-register: RTMR {index} holds {}, and checkpoint {number} finds {} there or leaves {}: something \
+     else extends it. Find out what does; have one of the two use another register (anchor.rtmr), or name \
+     the log of the other one (anchor.other_log) and accept that writer in the node's policy",
     hex::encode(found),
     hex::encode(before),
     hex::encode(after)

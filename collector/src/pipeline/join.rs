@@ -332,7 +332,8 @@ mod tests {
                 let text = format!("f{t}");
                 if *v { violation(i as u64, &text) } else { entry(i as u64, &text) }
             }).collect();
-            let records: Vec<&JoinableEntry> = entries.iter().skip(base).zip(&keep).filter(|(_, k)| **k).map(|(e, _)| e).collect();
+            let records: Vec<&JoinableEntry> = entries.iter().skip(base).zip(&keep).filter(|(_, k)| **k)
+                .map(|(e, _)| e).collect();
             let run = |schedule: &[usize]| {
                 let mut j = Join::default();
                 j.set_base(base as u64);

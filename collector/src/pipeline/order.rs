@@ -133,8 +133,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_arrival_order_with_repeats_gives_the_same_sequence(order in Just((1u64..60).collect::<Vec<_>>()).prop_shuffle(),
-                                                                  again in prop::collection::vec(1u64..60, 0..20)) {
+        fn any_arrival_order_with_repeats_gives_the_same_sequence(
+            order in Just((1u64..60).collect::<Vec<_>>()).prop_shuffle(),
+            again in prop::collection::vec(1u64..60, 0..20)
+        ) {
             let mut o = Order::default();
             let mut out = Vec::new();
             for seq in order.iter().chain(&again) {

@@ -1016,7 +1016,10 @@ fn a_spool_that_was_altered_is_refused() {
     let at = w
         .journal
         .iter()
-        .position(|e| matches!(e, Fact::Record(KernelRecord::Decoded(r)) if matches!(&r.body, Body::Entry(e) if e.name == "/bin/app".as_bytes())))
+        .position(|e| {
+            matches!(e, Fact::Record(KernelRecord::Decoded(r))
+            if matches!(&r.body, Body::Entry(e) if e.name == "/bin/app".as_bytes()))
+        })
         .unwrap();
     if let Fact::Record(KernelRecord::Decoded(raw)) = &mut w.journal[at]
         && let Body::Entry(e) = &mut raw.body

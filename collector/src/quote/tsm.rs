@@ -35,8 +35,9 @@ const PREFIX: &str = "cgpathd-";
 pub enum TsmError {
     /// A directory for a report could not be made.
     #[error(
-        "no report of a trusted execution environment: {path} cannot be made: {source} (is configfs mounted on \
-         /sys/kernel/config, is the provider's module loaded, was the kernel built with CONFIG_TSM_REPORTS?)"
+        "no report of a trusted execution environment: {path} cannot be made: {source} (is configfs mounted \
+         on /sys/kernel/config, is the provider's module loaded, was the kernel built with \
+         CONFIG_TSM_REPORTS?)"
     )]
     Unavailable {
         /// The directory.
@@ -95,7 +96,8 @@ pub enum TsmError {
         path: PathBuf,
     },
     /// It takes too long.
-    #[error("no report within {} seconds (quote.timeout): does the host's quoting service run?", .0.as_secs())]
+    #[error("no report within {} seconds (quote.timeout): does the host's quoting service \
+        run?", .0.as_secs())]
     Timeout(Duration),
     /// The collector ends.
     #[error("the collector is ending")]

@@ -259,8 +259,8 @@ mod tests {
                     ("/etc/kernel/cmdline", "quiet\n"),
                 ],
                 "systemd-boot",
-                "add ima_policy=tcb to the line of /etc/kernel/cmdline, then run: kernel-install add \"$(uname -r)\" \
-                 \"/usr/lib/modules/$(uname -r)/vmlinuz\"",
+                "add ima_policy=tcb to the line of /etc/kernel/cmdline, then run: kernel-install \
+                 add \"$(uname -r)\" \"/usr/lib/modules/$(uname -r)/vmlinuz\"",
             ),
             (
                 &[
@@ -268,8 +268,8 @@ mod tests {
                     ("/etc/kernel/postinst.d/zz-systemd-boot", ""),
                 ],
                 "systemd-boot",
-                "write /etc/kernel/cmdline: one line, the words of /proc/cmdline but for BOOT_IMAGE= and initrd=, and \
-                 ima_policy=tcb, then run: dpkg-reconfigure linux-image-$(uname -r)",
+                "write /etc/kernel/cmdline: one line, the words of /proc/cmdline but for BOOT_IMAGE= and \
+                 initrd=, and ima_policy=tcb, then run: dpkg-reconfigure linux-image-$(uname -r)",
             ),
             (
                 &[
@@ -277,8 +277,8 @@ mod tests {
                     ("/etc/kernel/cmdline", ""),
                 ],
                 "a unified kernel image",
-                "add ima_policy=tcb to the line of /etc/kernel/cmdline, then run: kernel-install add \"$(uname -r)\" \
-                 \"/usr/lib/modules/$(uname -r)/vmlinuz\"",
+                "add ima_policy=tcb to the line of /etc/kernel/cmdline, then run: kernel-install \
+                 add \"$(uname -r)\" \"/usr/lib/modules/$(uname -r)/vmlinuz\"",
             ),
             (
                 &[
@@ -294,7 +294,8 @@ mod tests {
                     ("/boot/extlinux/extlinux.conf", ""),
                 ],
                 "EXTLINUX",
-                "add ima_policy=tcb to EXTLINUX_PARAMETERS in /etc/default/extlinux, then run: extlinux-update",
+                "add ima_policy=tcb to EXTLINUX_PARAMETERS in /etc/default/extlinux, then run: \
+                 extlinux-update",
             ),
             (
                 &[("/boot/extlinux/extlinux.conf", "")],
@@ -307,7 +308,8 @@ mod tests {
                     ("/boot/firmware/cmdline.txt", ""),
                 ],
                 "the Raspberry Pi's firmware",
-                "add ima_policy=tcb to the line of /etc/default/raspi-extra-cmdline, then run: update-initramfs -u",
+                "add ima_policy=tcb to the line of /etc/default/raspi-extra-cmdline, then run: \
+                 update-initramfs -u",
             ),
             (
                 &[("/boot/firmware/cmdline.txt", "")],

@@ -26,8 +26,8 @@ const CHUNK: usize = 64 * 1024;
 pub enum ListError {
     /// No list.
     #[error(
-        "no measurement list: {path} cannot be opened: {source} (is securityfs mounted on /sys/kernel/security, and was \
-         the kernel built with CONFIG_IMA?)"
+        "no measurement list: {path} cannot be opened: {source} (is securityfs mounted on \
+         /sys/kernel/security, and was the kernel built with CONFIG_IMA?)"
     )]
     Open {
         /// The last that was tried.

@@ -32,7 +32,8 @@ pub fn text(status: &Status) -> String {
     rows.push(("checkpoint", checkpoint));
     if let Some(first) = status.blind {
         let text = format!(
-            "checkpoint {first} was sealed while the programs may have been off: this boot cannot be attested any more; reboot"
+            "checkpoint {first} was sealed while the programs may have been off: this boot cannot be \
+             attested any more; reboot"
         );
         rows.push(("BLIND", text));
     }
@@ -68,7 +69,9 @@ pub fn text(status: &Status) -> String {
     if status.stalled {
         rows.push((
             "STALLED",
-            "the disk takes no more records: make room in state_dir; they wait in the kernel's ring meanwhile".into(),
+            "the disk takes no more records: make room in state_dir; they wait in the kernel's ring \
+             meanwhile"
+                .into(),
         ));
     }
     let on = |yes: bool| if yes { "on" } else { "off" };
@@ -132,7 +135,8 @@ pub fn text(status: &Status) -> String {
 /// A line for all budgets, and one for each pod that went beyond its own or used half of it.
 fn budget_rows(budgets: &Budgets, rows: &mut Vec<(&str, String)>) {
     let mut all = format!(
-        "{} pods, {} units at once and {} a second each; {} pods went beyond, {} events of theirs have no record",
+        "{} pods, {} units at once and {} a second each; {} pods went beyond, {} events of theirs have no \
+         record",
         budgets.pods, budgets.burst, budgets.per_second, budgets.beyond, budgets.refused
     );
     if budgets.entries != 0 {
@@ -504,8 +508,10 @@ mod tests {
             "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
             "3 records",
             "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
-            "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events of theirs have no record; 1 pods have all of 1000 entries",
-            "11111111-0000-4000-8000-000000000001: 99 of 100 units used, 1000 entries; 600 refused (10 executions, 90 mappings, 200 denials, 300 repeats), 512 stated as lost",
+            "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events of theirs have \
+             no record; 1 pods have all of 1000 entries",
+            "11111111-0000-4000-8000-000000000001: 99 of 100 units used, 1000 entries; 600 refused (10 \
+             executions, 90 mappings, 200 denials, 300 repeats), 512 stated as lost",
             "cgroup 72: 50 of 100 units used, 4 entries\n",
             "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",

@@ -47,7 +47,12 @@ fn tenants_verdict(engine: &Engine, arrived: &Arrived, n: u8, nonce: Vec<u8>) ->
     let node = engine.node();
     let uid = pod(n);
     let yaml = format!(
-        "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n"
     );
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
     let (_, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();

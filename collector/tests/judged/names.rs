@@ -509,7 +509,12 @@ fn a_selector_by_names_without_a_runtime_or_for_a_verifier_is_refused_with_the_k
     let parse = |text: &str| {
         cgpathd::config::Config::from_parts(Path::new("c.toml"), text, [], &[]).map_err(|e| e.to_string())
     };
-    let sink = "[[sink]]\nname = \"a\"\nkind = \"file\"\nto = \"/a\"\nnamespaces = [\"shop\"]\nlabels = { app = \"till\" }\n";
+    let sink = "[[sink]]\n\
+        name = \"a\"\n\
+        kind = \"file\"\n\
+        to = \"/a\"\n\
+        namespaces = [\"shop\"]\n\
+        labels = { app = \"till\" }\n";
     let asked = format!("[runtimes]\ncri = \"unix:///run/containerd/containerd.sock\"\n{sink}");
     let good = parse(&asked).unwrap();
     assert_eq!(good.sink[0].labels["app"], "till");

@@ -137,12 +137,14 @@ fn capabilities(ak: &[u8], entries: u64) -> Value {
                 "component_version": "2.0", "hash_algorithms": ["sha256"], "signature_schemes": ["rsassa"],
                 "available_subjects": {"sha256": [10]},
                 "certification_keys": [{
-                    "key_class": "asymmetric", "key_algorithm": "rsa", "key_size": 2048, "server_identifier": "ak",
+                    "key_class": "asymmetric", "key_algorithm": "rsa", "key_size": 2048,
+                    "server_identifier": "ak",
                     "local_identifier": "ak", "public": STANDARD.encode(ak),
                 }],
             }},
             {"evidence_class": "log", "evidence_type": "ima_log", "capabilities": {
-                "entry_count": entries, "supports_partial_access": true, "appendable": true, "formats": ["text/plain"],
+                "entry_count": entries, "supports_partial_access": true, "appendable": true,
+                "formats": ["text/plain"],
             }},
         ],
         "system_info": {"boot_time": "2025-04-02T12:12:51Z"},

@@ -306,8 +306,10 @@ enabled_revocation_notifications = []
         assert_eq!(status, 200, "{known} {}", self.log("registrar"));
         let body = json!({
             "v": null, "cloudagent_ip": null, "cloudagent_port": null,
-            "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()), "runtime_policy_name": "",
-            "runtime_policy_key": "", "mb_policy": boot, "mb_policy_name": "", "ima_sign_verification_keys": "",
+            "tpm_policy": "{}", "runtime_policy": STANDARD.encode(policy.to_string()),
+            "runtime_policy_name": "",
+            "runtime_policy_key": "", "mb_policy": boot, "mb_policy_name": "",
+            "ima_sign_verification_keys": "",
             "metadata": "{}", "revocation_key": "", "accept_tpm_hash_algs": ["sha256"],
             "accept_tpm_encryption_algs": ["rsa", "ecc"], "accept_tpm_signing_algs": ["rsassa", "ecdsa"],
             "ak_tpm": known["results"]["aik_tpm"], "mtls_cert": null, "supported_version": "3.0",

@@ -101,8 +101,9 @@ fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
         if pcr > 1 || !is_nothing || signature != SPEC_ID {
             return malformed(
                 offset,
-                "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 \
-                 and the crypto-agile (TCG 2) event log in the firmware's setup",
+                "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM \
+                 1.2, or is none. Choose TPM 2.0 and the crypto-agile (TCG 2) event log in the firmware's \
+                 setup",
             );
         }
         return algorithms(data);
@@ -210,8 +211,9 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
         _ => malformed(
             event.offset as usize,
             format!(
-                "a startup locality of {} bytes ({}) for PCR {}: it is one byte of 0, 3 or 4 for PCR 0. Firmware that pads it, or \
-                 writes another, leaves no value from which PCR 0 can be replayed; look for an update of it",
+                "a startup locality of {} bytes ({}) for PCR {}: it is one byte of 0, 3 or 4 for PCR 0. \
+                 Firmware that pads it, or writes another, leaves no value from which PCR 0 can be replayed; \
+                 look for an update of it",
                 given.len(),
                 hex::encode(given.get(..MAX_SHOWN.min(given.len())).unwrap_or_default()),
                 event.pcr

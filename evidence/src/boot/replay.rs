@@ -9,8 +9,8 @@ use crate::{Bank, Digest};
 pub enum ReplayError {
     /// The Spec ID does not name the bank.
     #[error(
-        "the boot log has no digests in the bank {bank}, only in: {has}. Switch the bank on in the firmware's setup (PCR banks), or \
-         quote and accept one that the log has"
+        "the boot log has no digests in the bank {bank}, only in: {has}. Switch the bank on in the \
+         firmware's setup (PCR banks), or quote and accept one that the log has"
     )]
     Bank {
         /// Which.

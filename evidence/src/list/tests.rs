@@ -677,7 +677,8 @@ fn a_record_with_anything_behind_it_is_not_canonical() {
     let longer = [&record[..], &[0]].concat();
     let offset = record.len() as u64;
     assert!(
-        matches!(ListEntry::from_canonical(0, &longer), Err(Error::Malformed { offset: o, .. }) if o == offset)
+        matches!(ListEntry::from_canonical(0, &longer), Err(Error::Malformed { offset: o, .. })
+            if o == offset)
     );
 }
 

@@ -426,9 +426,11 @@ mod tests {
         fn batches_give_what_one_entry_after_the_other_gives(
             big in any::<bool>(),
             bank in prop::sample::select(&Bank::ALL[..]),
-            lanes in prop::collection::vec((prop::sample::select(&Bank::ALL[..]), prop::sample::select(&Fill::ALL[..])), 0..6),
+            lanes in prop::collection::vec((prop::sample::select(&Bank::ALL[..]),
+                prop::sample::select(&Fill::ALL[..])), 0..6),
             made_of in prop::collection::vec(
-                (prop::sample::select(&[10u32, 10, 10, 11][..]), 0..BUILTIN.len(), prop::collection::vec(any::<u8>(), 0..300), claim()),
+                (prop::sample::select(&[10u32, 10, 10, 11][..]), 0..BUILTIN.len(),
+                    prop::collection::vec(any::<u8>(), 0..300), claim()),
                 0..400,
             ),
             batch in 1usize..500,
@@ -465,7 +467,8 @@ mod tests {
                 (single.entries(), single.violations())
             );
             let values = |replay: &Replay| -> Vec<_> {
-                replay.pcrs().map(|(pcr, r)| (pcr, r.iter().map(Register::value).collect::<Vec<_>>())).collect()
+                replay.pcrs().map(|(pcr, r)| (pcr, r.iter().map(Register::value).collect::<Vec<_>>()))
+                    .collect()
             };
             prop_assert_eq!(values(&batches), values(&single));
         }

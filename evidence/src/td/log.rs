@@ -125,7 +125,8 @@ impl<'a> Extensions<'a> {
             return Err(Error::malformed(
                 at,
                 format!(
-                    "{count} digest(s), the first of algorithm {algorithm:#06x}: an extension has one of SHA-384"
+                    "{count} digest(s), the first of algorithm {algorithm:#06x}: an extension has one of \
+                     SHA-384"
                 ),
             ));
         }

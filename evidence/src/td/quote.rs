@@ -213,7 +213,8 @@ impl QuoteBody {
                     (4, BODY_15_EX_LEN) => (true, BODY_15_EX_LEN - BODY_15_LEN),
                     _ => {
                         let why = format!(
-                            "a body of type {kind} and {len} bytes: TD reports are 2 of {BODY_LEN}, 3 of {BODY_15_LEN}, 4 of {BODY_15_EX_LEN}"
+                            "a body of type {kind} and {len} bytes: TD reports are 2 of {BODY_LEN}, 3 of \
+                             {BODY_15_LEN}, 4 of {BODY_15_EX_LEN}"
                         );
                         return malformed(at, why);
                     }

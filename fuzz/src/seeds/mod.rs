@@ -757,13 +757,29 @@ pub fn serve_request() -> Seeds {
         ("stream", get(&format!("/v1/nodes/{node}/stream"))),
         ("nonce", post(&format!("/v1/nodes/{node}/nonce"), b"")),
         ("two", [get("/healthz"), history].concat()),
-        ("bad-pod", get(&format!("/v1/nodes/{node}/pods/{pod}/stream?from=18446744073709551616"))),
+        (
+            "bad-pod",
+            get(&format!(
+                "/v1/nodes/{node}/pods/{pod}/stream?from=18446744073709551616"
+            )),
+        ),
         ("bad-token", with("Basic eDp5", &format!("/v1/nodes/{node}/ear"))),
-        ("bad-evidence", post(&format!("/v1/nodes/{node}/evidence"), &[0xa1, 0x00, 0x01])),
+        (
+            "bad-evidence",
+            post(&format!("/v1/nodes/{node}/evidence"), &[0xa1, 0x00, 0x01]),
+        ),
         (
             "bad-chunked",
-            format!("POST /v1/nodes/{node}/evidence HTTP/1.1\r\nHost: v\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nffffffffff\r\n")
-                .into_bytes(),
+            format!(
+                "POST /v1/nodes/{node}/evidence HTTP/1.1\r\n\
+                Host: v\r\n\
+                Transfer-Encoding: chunked\r\n\
+                \r\n\
+                3\r\n\
+                abc\r\n\
+                ffffffffff\r\n"
+            )
+            .into_bytes(),
         ),
         ("bad-method", b"DELETE /v1/nodes HTTP/1.0\r\n\r\n".to_vec()),
     ])

@@ -23,7 +23,12 @@ pods:
     name: default/pod-a
     references: [pod-a.json]
 ";
-    let bomb = "a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
+    let bomb = "a: &a [x, x, x, x, x, x, x, x]\n\
+        b: &b [*a, *a, *a, *a, *a, *a, *a, *a]\n\
+        c: &c [*b, *b, *b, *b, *b, *b, *b, *b]\n\
+        d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\n\
+        e: &e [*d, *d, *d, *d, *d, *d, *d, *d]\n\
+        f: [*e, *e, *e, *e, *e, *e, *e, *e]\n";
     let deep = "[".repeat(2000);
     seeds([
         ("small.yaml", POLICY.as_bytes().to_vec()),

@@ -24,7 +24,8 @@ pub enum DomainError {
     Debug,
     /// It begins with no checkpoint 0 that states the register's origin.
     #[error(
-        "the evidence does not begin with a checkpoint 0 that states which register it extends: ask for whole evidence"
+        "the evidence does not begin with a checkpoint 0 that states which register it extends: ask for \
+         whole evidence"
     )]
     NoOrigin,
     /// Its boot gives no values.
@@ -69,7 +70,12 @@ impl LearnedDomain {
     pub fn yaml(&self) -> String {
         let body = &self.body;
         let mut out = format!(
-            "# For `accept.anchors: [rtmr-{}]`.\ntdx:\n  mrtd: [\"{}\"]\n  mrseam: [\"{}\"]\n  attributes: [\"{}\"]\n  xfam: [\"{}\"]\n",
+            "# For `accept.anchors: [rtmr-{}]`.\n\
+             tdx:\n  \
+             mrtd: [\"{}\"]\n  \
+             mrseam: [\"{}\"]\n  \
+             attributes: [\"{}\"]\n  \
+             xfam: [\"{}\"]\n",
             self.rtmr(),
             digest(&body.mrtd),
             digest(&body.mrseam),

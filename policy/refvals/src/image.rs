@@ -155,7 +155,8 @@ pub fn from_image(
         return Err(Error::Missing {
             what,
             missing: "index.json (OCI layout) or manifest.json (docker archive)".into(),
-            hint: "make the archive with `skopeo copy … oci-archive:FILE`, `docker save` or `ctr images export`",
+            hint: "make the archive with `skopeo copy … oci-archive:FILE`, `docker save` or `ctr images \
+                export`",
         });
     };
     let mut tree = Tree::new(options.banks);
@@ -568,7 +569,10 @@ impl<R: Read + Seek> TarStore<R> {
         if !matches!(Decompress::new(name, &mut buffered)?, Decompress::Plain(_)) {
             return Err(Error::Unsupported {
                 what: name.to_owned(),
-                why: "a compressed archive, of which no part can be read by itself: unpack it first (gunzip, zstd -d)".into(),
+                why:
+                    "a compressed archive, of which no part can be read by itself: unpack it first (gunzip, \
+                    zstd -d)"
+                        .into(),
             });
         }
         let mut tar = TarReader::new(name, buffered);

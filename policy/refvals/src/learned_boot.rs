@@ -27,7 +27,8 @@ pub enum BootError {
     NoLog,
     /// The log cannot be read.
     #[error(
-        "the boot log cannot be read: {0}; without one, only `dangerous-boot-not-judged: true` in place of `boot` is left"
+        "the boot log cannot be read: {0}; without one, only `dangerous-boot-not-judged: true` in place of \
+         `boot` is left"
     )]
     Log(#[from] Error),
     /// It gives no registers in a bank.
@@ -47,8 +48,8 @@ pub enum BootError {
     },
     /// More values than a policy may have.
     #[error(
-        "the boot log has {events} events, whose values are more than a policy can hold: pin the registers alone \
-         (`boot.registers`)"
+        "the boot log has {events} events, whose values are more than a policy can hold: pin the registers \
+         alone (`boot.registers`)"
     )]
     TooLong {
         /// Events in the log.
@@ -192,7 +193,8 @@ impl<'a> Log<'a> {
                 n => format!("{n} separators"),
             };
             remarks.push(format!(
-                "{set} {pcr} has {name}, where the firmware profile has one of 0 or ffffffff: accepted as firmware-deviations"
+                "{set} {pcr} has {name}, where the firmware profile has one of 0 or ffffffff: accepted as \
+                 firmware-deviations"
             ));
             found.push(FirmwareDeviation {
                 pcr,
@@ -213,7 +215,8 @@ impl<'a> Log<'a> {
                 continue;
             }
             remarks.push(format!(
-                "what {} says is not what was hashed: accepted by its digest as firmware-deviations, its text proves nothing",
+                "what {} says is not what was hashed: accepted by its digest as firmware-deviations, its \
+                 text proves nothing",
                 place(event)
             ));
             found.push(FirmwareDeviation {
@@ -317,8 +320,8 @@ impl Log<'_> {
                 Some(None) => {
                     groups.insert((event.pcr, event.kind));
                     remarks.push(format!(
-                    "{} is a kernel command line, and neither the log nor /proc/cmdline has a text that was hashed: accepted by \
-                     its digest",
+                    "{} is a kernel command line, and neither the log nor /proc/cmdline has a text that was \
+                     hashed: accepted by its digest",
                     place(event)
                 ));
                 }
@@ -338,10 +341,10 @@ impl Log<'_> {
                 shown.push("nothing".to_owned());
             }
             remarks.push(format!(
-            "no event of {set} {registers} is understood as a kernel command line: command-lines is left out, and only these registers' \
-             values can bind one. They hold: {}",
-            shown.join("; ")
-        ));
+                "no event of {set} {registers} is understood as a kernel command line: command-lines is left \
+             out, and only these registers' values can bind one. They hold: {}",
+                shown.join("; ")
+            ));
         }
         let mut alone: BTreeMap<u32, BTreeMap<String, usize>> = BTreeMap::new();
         let mut applications = 0;

@@ -94,8 +94,8 @@ impl Stub {
         let is_new = self.is_at_least(257, 0);
         if is_new && section(".profile").is_some() {
             return Err(UkiError::Initrd(
-                "the image has profiles, and its initrd is another one for each: learn the values of each from a boot (`cgpath policy \
-                 from-boot`)",
+                "the image has profiles, and its initrd is another one for each: learn the values of each \
+                 from a boot (`cgpath policy from-boot`)",
             ));
         }
         let mut parts: Vec<Vec<u8>> = Vec::new();

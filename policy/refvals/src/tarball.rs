@@ -428,8 +428,8 @@ impl<R: Read> TarReader<R> {
             b'S' => {
                 return Err(unsupported(
                     &self.what,
-                    "a sparse file of the old GNU format, which no runtime unpacks: make the archive with --format=pax \
-                     or without --sparse",
+                    "a sparse file of the old GNU format, which no runtime unpacks: make the archive with \
+                     --format=pax or without --sparse",
                 ));
             }
             other => {

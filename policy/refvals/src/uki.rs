@@ -214,7 +214,8 @@ pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
     }
     let mut out = values.to_yaml(&[]);
     out.push_str(
-        "  # The firmware is not judged by these: `cgpath policy from-boot` learns its registers. Add-ons, credentials and extensions\n  \
+        "  # The firmware is not judged by these: `cgpath policy from-boot` learns its registers. Add-ons, \
+         credentials and extensions\n  \
          # beside the image change its command line or its initrd, and are not in these values.\n",
     );
     Ok(out)

@@ -34,7 +34,11 @@ fn package_of(
     let root = dir.join(format!("root-{version}-{compression}"));
     fs::create_dir_all(root.join("DEBIAN")).unwrap();
     let control = format!(
-        "{package}: demo\n{number}: {version}\n{architecture}: amd64\nMaintainer: A <a@example.org>\nDescription: demo\n \
+        "{package}: demo\n\
+         {number}: {version}\n\
+         {architecture}: amd64\n\
+         Maintainer: A <a@example.org>\n\
+         Description: demo\n \
          Version: none of it\n"
     );
     fs::write(root.join("DEBIAN/control"), control).unwrap();
@@ -203,7 +207,12 @@ fn maintainer_scripts_stand_where_dpkg_runs_them() {
         fs::create_dir_all(root.join("usr/bin")).unwrap();
         fs::write(root.join("usr/bin/a"), b"a").unwrap();
         let control = format!(
-            "Package: demo\nVersion: 1\nArchitecture: amd64\nmulti-arch: {multi}\nMaintainer: A <a@example.org>\nDescription: demo\n"
+            "Package: demo\n\
+             Version: 1\n\
+             Architecture: amd64\n\
+             multi-arch: {multi}\n\
+             Maintainer: A <a@example.org>\n\
+             Description: demo\n"
         );
         fs::write(root.join("DEBIAN/control"), control).unwrap();
         for script in ["preinst", "postinst", "prerm", "postrm"] {

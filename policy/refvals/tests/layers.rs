@@ -65,7 +65,8 @@ pub(super) fn layout<'a>(stacks: impl IntoIterator<Item = (String, &'a [Vec<Item
         });
         let config = put("config.v1+json", config.to_string().into_bytes());
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": format!("{OCI}.manifest.v1+json"), "config": config, "layers": layers,
+            "schemaVersion": 2, "mediaType": format!("{OCI}.manifest.v1+json"), "config": config,
+            "layers": layers,
         });
         let mut manifest = put("manifest.v1+json", manifest.to_string().into_bytes());
         manifest["annotations"] = json!({ "io.containerd.image.name": name });
@@ -511,7 +512,8 @@ impl Compared {
     fn conclude(self, who: &str) {
         let seeds = seeds();
         println!(
-            "{} stacks from seed {} beside {who}: {} differ, {} refused by both, {} by {who} alone, {} files in the others; {:?}",
+            "{} stacks from seed {} beside {who}: {} differ, {} refused by both, {} by {who} alone, {} files \
+             in the others; {:?}",
             self.count + self.others,
             seeds.start,
             self.wrong.len(),

@@ -420,7 +420,8 @@ impl Parser<'_> {
                         'i' => {
                             return Err(Bad::new(
                                 begin,
-                                "ignoring case has no equal here, since Python folds a few letters in its own way; write [Aa]",
+                                "ignoring case has no equal here, since Python folds a few letters in its \
+                                 own way; write [Aa]",
                             ));
                         }
                         'x' => return Err(Bad::new(begin, "verbose patterns are not taken here")),
@@ -429,7 +430,8 @@ impl Parser<'_> {
                         ')' => {
                             return Err(Bad::new(
                                 begin,
-                                "flags for the whole expression are not taken here: the list is joined as (a)|(b); write (?s:…)",
+                                "flags for the whole expression are not taken here: the list is joined as \
+                                 (a)|(b); write (?s:…)",
                             ));
                         }
                         c => return Err(Bad::new(begin, format!("unknown extension or flag (?{c}"))),

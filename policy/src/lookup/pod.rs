@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, HashMap};
 
 /// A node policy with nothing but defaults. What it says of the host accepts nothing: the host has no
 /// reference values.
-const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], templates: [none], banks: [sha256], \
-    ima-policies: ['sha256:0000000000000000000000000000000000000000000000000000000000000000'], collector: /none}, \
-    host: {references: [none]}, pods: []}";
+const DEFAULTS: &[u8] = b"{version: 1, node: tenant, accept: {tiers: [bpf], templates: [none], banks: \
+    [sha256], ima-policies: ['sha256:0000000000000000000000000000000000000000000000000000000000000000'], \
+    collector: /none}, host: {references: [none]}, pods: []}";
 
 /// What is allowed in one pod, as its tenant appraises it.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]

@@ -110,7 +110,8 @@ impl FileSystem {
         if magics.is_empty() {
             let names: Vec<&str> = NAMED.iter().map(|(name, _)| *name).collect();
             return Err(format!(
-                "{} is no file system that needs a permission: {}, or the magic number of another one, as 0x6969",
+                "{} is no file system that needs a permission: {}, or the magic number of another one, as \
+                 0x6969",
                 quoted(text),
                 names.join(", ")
             ));

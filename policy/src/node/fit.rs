@@ -64,7 +64,8 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
             return Some((
                 "tdx.boot",
                 "it is not there, so that RTMR 0 to 2 are not judged",
-                "let `cgpath policy from-boot` make it, or say `dangerous-boot-not-judged: true` within `tdx`",
+                "let `cgpath policy from-boot` make it, or say `dangerous-boot-not-judged: true` within \
+                 `tdx`",
             ));
         }
         _ => {}
@@ -72,7 +73,8 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
     if is_per_boot && !tdx.pins_boot() {
         return Some((
             "tdx.key",
-            "a new key is accepted where MRTD and RTMR 0 to 2 are as pinned, and `tdx.boot.registers` does not have each of these",
+            "a new key is accepted where MRTD and RTMR 0 to 2 are as pinned, and `tdx.boot.registers` does \
+             not have each of these",
             "name values for 0, 1 and 2 in `tdx.boot.registers`",
         ));
     }

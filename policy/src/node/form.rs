@@ -74,7 +74,8 @@ impl<'de> Deserialize<'de> for WrittenUid {
         });
         read.ok_or_else(|| {
             de::Error::custom(format!(
-                "{} is not a pod UID: 8-4-4-4-12 hex digits in lower case, or a static pod's 32 (kubernetes.io/config.hash)",
+                "{} is not a pod UID: 8-4-4-4-12 hex digits in lower case, or a static pod's 32 \
+                 (kubernetes.io/config.hash)",
                 quoted(&text)
             ))
         })
@@ -149,7 +150,8 @@ pub(super) fn actions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sch
         "maxItems": MAX_ITEMS,
         "items": {
             "enum": [
-                "map-opened", "map-read", "program-opened", "link-opened", "link-changed", "pin-removed", "pin-renamed",
+                "map-opened", "map-read", "program-opened", "link-opened", "link-changed", "pin-removed",
+                "pin-renamed",
                 "directory-removed", "unmounted", "traced", "tpm-opened", "tpm-unbound", "ftrace-opened",
             ],
         },

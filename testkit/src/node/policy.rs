@@ -47,8 +47,15 @@ impl Node {
         }
         let (anchors, tdx) = self.anchors_yaml();
         format!(
-            "version: {version}\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n{anchors}  ima-policies: [\"{}\"]\n  \
-             collector: {COLLECTOR}\nhost: {{references: [host.json]}}\n{pods}{}{tdx}",
+            "version: {version}\n\
+             node: {NODE}\n\
+             accept:\n  \
+             tiers: [{}]\n  \
+             templates: {}\n\
+             {anchors}  ima-policies: [\"{}\"]\n  \
+             collector: {COLLECTOR}\n\
+             host: {{references: [host.json]}}\n\
+             {pods}{}{tdx}",
             self.tier,
             self.accept_templates,
             sha256(IMA_POLICY.as_bytes()),

@@ -215,7 +215,8 @@ impl Platform {
             "pceId": "0000",
             "tcbType": 0,
             "tcbEvaluationDataNumber": 20,
-            "tdxModule": {"mrsigner": &zeros, "attributes": "0000000000000000", "attributesMask": "FFFFFFFFFFFFFFFF"},
+            "tdxModule": {"mrsigner": &zeros, "attributes": "0000000000000000",
+            "attributesMask": "FFFFFFFFFFFFFFFF"},
             "tdxModuleIdentities": [],
             "tcbLevels": [
                 level(&[3, 0, 5], "UpToDate", &[]),
@@ -236,7 +237,8 @@ impl Platform {
             "isvprodid": QE_PRODUCT,
             "tcbLevels": [
                 {"tcb": {"isvsvn": 4}, "tcbDate": "2026-06-01T00:00:00Z", "tcbStatus": "UpToDate"},
-                {"tcb": {"isvsvn": 3}, "tcbDate": "2025-06-01T00:00:00Z", "tcbStatus": "OutOfDate", "advisoryIDs": ["INTEL-SA-00615"]},
+                {"tcb": {"isvsvn": 3}, "tcbDate": "2025-06-01T00:00:00Z", "tcbStatus": "OutOfDate",
+                    "advisoryIDs": ["INTEL-SA-00615"]},
             ],
         });
         change(&mut info, &mut identity);

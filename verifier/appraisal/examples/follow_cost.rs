@@ -178,7 +178,8 @@ fn verify(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
         }
     }
     Ok(serde_json::json!({
-        "appraisal": ours, "wall": walls, "decoding": decoded, "chains": bare, "replay": replays, "replay-wall": replay_walls, "bytes": bytes.len(), "covered": evidence.list.len(),
+        "appraisal": ours, "wall": walls, "decoding": decoded, "chains": bare, "replay": replays,
+        "replay-wall": replay_walls, "bytes": bytes.len(), "covered": evidence.list.len(),
     }))
 }
 

@@ -69,7 +69,10 @@ impl Said {
             Some((_, policy)) => v01_td::check(round.quote, round.boot_id, policy, context, findings),
             None => {
                 if round.quote.td.is_some() {
-                    findings.push(note("a trust domain's quote is there, which no anchor of the policy needs: it is not looked at"));
+                    findings.push(note(
+                        "a trust domain's quote is there, which no anchor of the policy \
+                        needs: it is not looked at",
+                    ));
                 }
                 None
             }

@@ -456,7 +456,10 @@ impl Case<'_, '_> {
                 pod.findings.push(Finding::fail(
                     rule,
                     Subject::Partition(PartitionKey::Pod(pod.uid)),
-                    format!("the node's evidence is not to be believed ({rule}), so nothing can be said for this pod"),
+                    format!(
+                        "the node's evidence is not to be believed ({rule}), so nothing can be said for \
+                        this pod"
+                    ),
                 ));
                 if pod.state != State::Unknown {
                     pod.state = State::Untrusted;

@@ -306,9 +306,13 @@ impl Case<'_> {
             _ => {
                 let followed = followed.map_or(0, TenantState::followed);
                 findings.push(
-                    fail(Rule::Chain, "the list begins behind what was followed: ask for a bundle that begins there, or at 0")
-                        .found(from)
-                        .expected(followed),
+                    fail(
+                        Rule::Chain,
+                        "the list begins behind what was followed: ask for a bundle that \
+                        begins there, or at 0",
+                    )
+                    .found(from)
+                    .expected(followed),
                 );
                 return None;
             }
@@ -317,7 +321,8 @@ impl Case<'_> {
         let Some(covered) = v02_coverage::step(&view, start.as_ref(), quoted, self.policy, findings) else {
             findings.push(fail(
                 Rule::Coverage,
-                "no prefix of the list leads to the quoted register: digests were altered, removed or reordered",
+                "no prefix of the list leads to the quoted register: digests were altered, removed or \
+                 reordered",
             ));
             return None;
         };
@@ -374,7 +379,8 @@ impl Case<'_> {
         let Some(key) = remembered.or(stated) else {
             findings.push(fail(
                 Rule::Chain,
-                "nothing names the key of this boot's checkpoints: the bundle is for a reader that has followed the node",
+                "nothing names the key of this boot's checkpoints: the bundle is for a reader that has \
+                 followed the node",
             ));
             return None;
         };

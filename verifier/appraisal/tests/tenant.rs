@@ -46,7 +46,12 @@ fn node() -> Node {
 
 fn tenant_yaml(uid: PodUid) -> String {
     format!(
-        "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n"
     )
 }
 

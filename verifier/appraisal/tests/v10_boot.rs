@@ -258,15 +258,18 @@ fn a_policy_that_says_both_or_nothing_is_refused() {
         ),
         ("boot: {command-lines: ['']}\n", "a command line has"),
         (
-            "boot: {events: [{pcr: 4, type: EV_NO_ACTION, name: x, digests: ['sha1:0000000000000000000000000000000000000000']}]}\n",
+            "boot: {events: [{pcr: 4, type: EV_NO_ACTION, name: x, digests: \
+             ['sha1:0000000000000000000000000000000000000000']}]}\n",
             "extends nothing",
         ),
         (
-            "boot: {events: [{pcr: 4, type: EV_NONE, name: x, digests: ['sha1:0000000000000000000000000000000000000000']}]}\n",
+            "boot: {events: [{pcr: 4, type: EV_NONE, name: x, digests: \
+             ['sha1:0000000000000000000000000000000000000000']}]}\n",
             "no event type",
         ),
         (
-            "boot: {events: [{pcr: 11, type: EV_IPL, name: x, digests: ['sha1:0000000000000000000000000000000000000000']}]}\n",
+            "boot: {events: [{pcr: 11, type: EV_IPL, name: x, digests: \
+             ['sha1:0000000000000000000000000000000000000000']}]}\n",
             "PCR 11",
         ),
     ] {

@@ -67,10 +67,13 @@ impl Pck {
 /// Fetches collateral for quotes of trust domains, a file for each kind of platform
 #[derive(Args)]
 #[command(
-    after_help = "The file is FMSPC-DAY.json by the day of its issue, so that older ones stay: kept evidence is appraised with the \
-                  collateral of its own time. It belongs into the folder `collateral` of a service's store, or goes to --collateral.\n\nExamples:\n  \
+    after_help = "The file is FMSPC-DAY.json by the day of its issue, so that older ones stay: kept evidence \
+                  is appraised with the collateral of its own time. It belongs into the folder `collateral` \
+                  of a service's store, or goes to --collateral.\n\n\
+                  Examples:\n  \
                   cgpath collateral fetch evidence.cbor -o /var/lib/cgpath/store/collateral\n  \
-                  cgpath collateral fetch --fmspc b0c06f000000 --pck platform --url https://pccs.example:8081 --ca pccs.pem"
+                  cgpath collateral fetch --fmspc b0c06f000000 --pck platform --url \
+                  https://pccs.example:8081 --ca pccs.pem"
 )]
 pub struct Fetch {
     /// Evidence with a trust domain's quote, which names its platform's kind

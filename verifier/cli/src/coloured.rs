@@ -165,8 +165,12 @@ mod tests {
     fn states_and_marks_are_painted_where_the_form_has_them() {
         let uid = "aaaaaaaa-0000-4000-8000-00000000000a";
         let text = format!(
-            "NODE n  UNTRUSTED  tier bpf, anchor PCR 10 (sha256), boot: trusted\n    FAIL: a file (V9)\n        found     x\n\
-             {:<36}  NAME  {:<18}  ENTRIES\n{uid}  a     {:<18}        6\nDANGEROUS: key\n",
+            "NODE n  UNTRUSTED  tier bpf, anchor PCR 10 (sha256), boot: trusted\n    \
+             FAIL: a file (V9)\n        \
+             found     x\n\
+             {:<36}  NAME  {:<18}  ENTRIES\n\
+             {uid}  a     {:<18}        6\n\
+             DANGEROUS: key\n",
             "POD", "STATE", "predates collector"
         );
         let painted = bracketed(&text);
@@ -194,8 +198,12 @@ mod tests {
         let uid = "aaaaaaaa-0000-4000-8000-00000000000a";
         let name = "trusted  trusted";
         let text = format!(
-            "NODE trusted  tier  UNTRUSTED  tier bpf, boot: absent\n    note: FAIL: trusted\n        path      FAIL: x\n\
-             {:<36}  {:<16}  {:<18}  ENTRIES\n{uid}  {name}  {:<18}        6\nACCEPTED until x: trusted\n",
+            "NODE trusted  tier  UNTRUSTED  tier bpf, boot: absent\n    \
+             note: FAIL: trusted\n        \
+             path      FAIL: x\n\
+             {:<36}  {:<16}  {:<18}  ENTRIES\n\
+             {uid}  {name}  {:<18}        6\n\
+             ACCEPTED until x: trusted\n",
             "POD", "NAME", "STATE", "UNTRUSTED"
         );
         let painted = bracketed(&text);

@@ -15,10 +15,10 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// Checks a webhook's delivery: who signed it, when it was sent, and that it was not taken before
 #[derive(clap::Args)]
-#[command(
-    after_help = "Exit codes: 0 taken, 1 refused.\n\nExample (a receiver's handler, with the request's body on standard input):\n  \
-                  cgpath event - --signature \"$HTTP_CGPATH_SIGNATURE\" --key verdict.pub.pem --state taken.json"
-)]
+#[command(after_help = "Exit codes: 0 taken, 1 refused.\n\n\
+                  Example (a receiver's handler, with the request's body on standard input):\n  \
+                  cgpath event - --signature \"$HTTP_CGPATH_SIGNATURE\" --key verdict.pub.pem --state \
+                  taken.json")]
 pub struct Event {
     /// The request's body; `-` reads standard input
     body: PathBuf,

@@ -199,7 +199,11 @@ impl Export {
     fn evmctl(&self, evidence: &Evidence) -> Result<(), Failure> {
         let (quoted, covered) = quoted(evidence)?;
         let mut files = vec![("binary_runtime_measurements", binary(evidence, covered)?)];
-        let mut check = "#!/bin/sh\n# Replays the list as the kernel did (0xff for a violation) and compares it with the quoted registers.\ncd \"$(dirname \"$0\")\" || exit 2\nexec evmctl ima_measurement --ignore-violations"
+        let mut check = "#!/bin/sh\n\
+            # Replays the list as the kernel did (0xff for a violation) and compares it with the quoted \
+            registers.\n\
+            cd \"$(dirname \"$0\")\" || exit 2\n\
+            exec evmctl ima_measurement --ignore-violations"
             .to_owned();
         for pcr in &quoted.pcrs {
             let name = match pcr.bank() {
@@ -235,8 +239,11 @@ impl Export {
         let quote = evidence.quote.tpm().map_err(|e| failure(&e))?;
         let nonce = hex::encode(&quoted.attest.extra_data);
         let check = format!(
-            "#!/bin/sh\n# Compare ak.pub with the key that you know of this node, and the nonce with the one that you gave.\n\
-             cd \"$(dirname \"$0\")\" || exit 2\nexec tpm2_checkquote -u ak.pub -m quote.msg -s quote.sig -f quote.pcrs -g sha256 -q {nonce}\n"
+            "#!/bin/sh\n\
+             # Compare ak.pub with the key that you know of this node, and the nonce with the one that you \
+             gave.\n\
+             cd \"$(dirname \"$0\")\" || exit 2\n\
+             exec tpm2_checkquote -u ak.pub -m quote.msg -s quote.sig -f quote.pcrs -g sha256 -q {nonce}\n"
         );
         self.folder(&[
             ("quote.msg", quote.attest.clone()),

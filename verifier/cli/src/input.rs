@@ -60,8 +60,10 @@ pub fn attestation_key(given: &str) -> Result<PinnedKey, Failure> {
             .hint("--ak takes a public key's file, or its fingerprint: 68 hex digits that begin with 000b")
     })?;
     PinnedKey::from_public(&bytes).map_err(|e| {
-        Failure::new("key", format!("{}: {e}", escape(given.as_bytes())))
-            .hint("`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f pem` in PEM")
+        Failure::new("key", format!("{}: {e}", escape(given.as_bytes()))).hint(
+            "`cgpathd ak -o FILE` on the node writes its key; `tpm2_readpublic -o` does, too, with `-f \
+                pem` in PEM",
+        )
     })
 }
 

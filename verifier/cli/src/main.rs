@@ -35,8 +35,8 @@ const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
     name = "cgpath",
     version,
     about = "Reads, replays and appraises container-granular IMA evidence",
-    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage; of `verify --tenant` also 3: nobody vouches \
-                  for what was sealed.",
+    after_help = "Exit codes: 0 clean or trusted, 1 something is not, 2 unusable input or wrong usage; of \
+                  `verify --tenant` also 3: nobody vouches for what was sealed.",
     arg_required_else_help = true
 )]
 struct Cli {

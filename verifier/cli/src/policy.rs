@@ -311,7 +311,8 @@ impl FromImage {
             let failure = Failure::file(&self.image_path, &e);
             match e.kind() {
                 io::ErrorKind::NotFound => failure.hint(
-                    "name an archive or an OCI layout's folder; `skopeo copy docker://IMAGE oci-archive:app.tar` fetches one",
+                    "name an archive or an OCI layout's folder; `skopeo copy docker://IMAGE \
+                     oci-archive:app.tar` fetches one",
                 ),
                 _ => failure,
             }
@@ -543,7 +544,8 @@ fn failure(error: &generate::Error) -> Failure {
         E::Choose { .. } => (
             "choose",
             Some(
-                "say which one with --image NAME or its digest, and --platform OS/ARCH where platforms differ",
+                "say which one with --image NAME or its digest, and --platform OS/ARCH where platforms \
+                 differ",
             ),
         ),
         _ => ("input", None),
@@ -568,9 +570,10 @@ impl From<PolicyFileError> for Failure {
 fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
-        cgpath_policy::Error::Syntax { .. } => {
-            failure.hint("the formats: policy/README.md, `cgpath policy schema node` and `reference`; a tenant's policy is checked with --tenant")
-        }
+        cgpath_policy::Error::Syntax { .. } => failure.hint(
+            "the formats: policy/README.md, `cgpath policy schema node` and `reference`; a \
+                tenant's policy is checked with --tenant",
+        ),
         cgpath_policy::Error::Unresolved { .. } => {
             failure.hint("make it with `cgpath policy from-image|from-rootfs`")
         }

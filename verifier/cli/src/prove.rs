@@ -23,11 +23,15 @@ const MAX_EAR_FILE: u64 = 4 * 1024 * 1024;
 /// pods.
 #[derive(clap::Args)]
 #[command(
-    after_help = "With --store the bundle carries the store's own signed result for the same checkpoint, about the node and this pod \
-                  alone; without a full verifier's result a tenant can conclude no more than `partition only`.\n\nExamples:\n  \
+    after_help = "With --store the bundle carries the store's own signed result for the same checkpoint, \
+                  about the node and this pod alone; without a full verifier's result a tenant can conclude \
+                  no more than `partition only`.\n\n\
+                  Examples:\n  \
                   cgpath prove --pod 1f0a… --store /var/lib/cgpath/store --node worker-1 -o web.tenant\n  \
-                  cgpath prove --pod 1f0a… --evidence evidence.cbor --ear web.jwt --from 80 -o web.tenant\n  \
-                  cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
+                  cgpath prove --pod 1f0a… --evidence evidence.cbor --ear web.jwt --from 80 -o \
+                  web.tenant\n  \
+                  cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier \
+                  verdict.pub.pem"
 )]
 pub struct Prove {
     /// The pod
@@ -114,11 +118,16 @@ impl Prove {
             out.object(&made)?;
         } else {
             out.line(format_args!(
-                "{}: {} bytes; {} {}, {} record(s), {} entries whole, {} digests of the list from entry {}; {}",
+                "{}: {} bytes; {} {}, {} record(s), {} entries whole, {} digests of the list from entry {}; \
+                 {}",
                 escape(self.output.as_os_str().as_encoded_bytes()),
                 made.bytes,
                 made.pod,
-                if made.present { "is there" } else { "is proven absent" },
+                if made.present {
+                    "is there"
+                } else {
+                    "is proven absent"
+                },
                 made.records,
                 made.entries_shown,
                 made.list_digests,

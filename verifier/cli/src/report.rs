@@ -113,8 +113,12 @@ impl Report {
             (None, _, Some(verdicts), _) => self.with_verdicts(verdicts)?,
             (None, _, None, Some(policy)) => self.judged(policy)?,
             _ => {
-                return Err(Failure::new("usage", "nothing says what to conclude from the evidence")
-                    .hint("--policy FILE --ak FILE|FINGERPRINT judges it; --verdicts FILE takes what was concluded before"));
+                return Err(
+                    Failure::new("usage", "nothing says what to conclude from the evidence").hint(
+                        "--policy FILE --ak FILE|FINGERPRINT judges it; --verdicts FILE takes what was \
+                        concluded before",
+                    ),
+                );
             }
         };
         let options = ReportOptions {
@@ -294,8 +298,19 @@ impl Report {
                 rounds.push(Some(evidence), given.verdict, time);
             }
         } else {
-            return Err(Failure::new("usage", format!("{} round(s) of evidence and {} verdict(s)", files.len(), verdicts.len()))
-                .hint("one verdict for each round in the same order, or the service's history, which names its evidence"));
+            return Err(Failure::new(
+                "usage",
+                format!(
+                    "{} round(s) of evidence and {} \
+                verdict(s)",
+                    files.len(),
+                    verdicts.len()
+                ),
+            )
+            .hint(
+                "one verdict for each round in the same order, or the service's history, which names \
+                    its evidence",
+            ));
         }
         Ok(rounds)
     }

@@ -68,7 +68,8 @@ pub struct Serve {
     names: Vec<String>,
     /// Adds names to the server's certificate, which is made anew by the same CA; a service that runs shows
     /// it at once; does not serve
-    #[arg(long = "add-name", value_name = "HOST-OR-IP", conflicts_with = "init", num_args = 1.., value_delimiter = ',')]
+    #[arg(long = "add-name", value_name = "HOST-OR-IP", conflicts_with = "init", num_args = 1..,
+        value_delimiter = ',')]
     added: Vec<String>,
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
@@ -88,23 +89,28 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
     /// How long a nonce can be answered
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(5..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64)
+        .range(5..=86_400))]
     nonce_lifetime: u64,
     /// Longest evidence
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=512))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64)
+        .range(1..=512))]
     max_evidence: u64,
     /// How long evidence may take to arrive
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=900))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64)
+        .range(1..=900))]
     upload_timeout: u64,
     /// Verdicts kept of each node
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32)
+        .range(1..))]
     keep_verdicts: u32,
     /// Evidence kept in total; the last of each node is kept in any case
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     keep_evidence: u64,
     /// Memory that keeps what is known of nodes, so that a round costs what is new; of nodes beyond it all
     /// is appraised at each round
-    #[arg(long, value_name = "MIB", default_value_t = ingest::followers::MEMORY as u64 >> 20, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    #[arg(long, value_name = "MIB", default_value_t = ingest::followers::MEMORY as u64 >> 20,
+        value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     follow_memory: u64,
     /// Age from which a verdict is shown as stale
     #[arg(long, value_name = "SECONDS", default_value_t = STALE_AFTER)]

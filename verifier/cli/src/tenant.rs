@@ -81,8 +81,10 @@ impl Tenant<'_> {
 /// What cannot be read, or is none.
 pub fn load(path: &Path) -> Result<(PodUid, Policy), Failure> {
     policy_files::load_tenant(path).map_err(|error| match error {
-        PolicyFileError::Policy(cgpath_policy::Error::Syntax { .. }) => Failure::from(error)
-            .hint("a tenant's policy is another one than a node's: `cgpath policy schema tenant`, and docs/tenants.md shows one"),
+        PolicyFileError::Policy(cgpath_policy::Error::Syntax { .. }) => Failure::from(error).hint(
+            "a tenant's policy is another one than a node's: `cgpath policy schema tenant`, and \
+                docs/tenants.md shows one",
+        ),
         error => error.into(),
     })
 }
@@ -105,8 +107,14 @@ pub fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
     let bytes = read_bounded(path, MAX_SMALL_FILE).map_err(|e| Failure::file(path, &e))?;
     let text = core::str::from_utf8(&bytes).unwrap_or_default();
     VerifyingKey::from_public_key_pem(text).map_err(|e| {
-        Failure::new("key", format!("{}: not a P-256 public key in PEM: {e}", name(path)))
-            .hint("`cgpath serve --init` wrote it as verdict.pub.pem; `openssl pkey -pubout` makes it of a private key")
+        Failure::new(
+            "key",
+            format!("{}: not a P-256 public key in PEM: {e}", name(path)),
+        )
+        .hint(
+            "`cgpath serve --init` wrote it as verdict.pub.pem; `openssl pkey -pubout` makes it of a \
+                private key",
+        )
     })
 }
 

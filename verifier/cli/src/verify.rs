@@ -23,12 +23,15 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
 /// Appraises evidence in a file by a policy: one row for the node and one for each pod.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 (--tenant) partition only: nobody \
-                  vouches for what was sealed.\n\nExamples:\n  \
+    after_help = "Exit codes: 0 the node and all pods are trusted, 1 something is not, 2 unusable input, 3 \
+                  (--tenant) partition only: nobody vouches for what was sealed.\n\n\
+                  Examples:\n  \
                   cgpath verify evidence.cbor --policy node.yaml --ak 000b3f… --nonce 6f1d…\n  \
-                  cgpath verify evidence.cbor --policy td.yaml --no-tpm --node-key 9c1e… --collateral b0c06f000000.json --nonce 6f1d…\n  \
+                  cgpath verify evidence.cbor --policy td.yaml --no-tpm --node-key 9c1e… --collateral \
+                  b0c06f000000.json --nonce 6f1d…\n  \
                   cgpath verify --store /var/lib/cgpath/store --node worker-1 --policy new.yaml\n  \
-                  cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier verdict.pub.pem"
+                  cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier \
+                  verdict.pub.pem"
 )]
 pub struct Verify {
     #[command(flatten)]
@@ -89,7 +92,8 @@ pub struct Verify {
     #[arg(long, value_name = "TEXT", requires = "ear")]
     ear_audience: Option<String>,
     /// How long the attestation result counts
-    #[arg(long, value_name = "SECONDS", requires = "ear", default_value_t = LIFETIME, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    #[arg(long, value_name = "SECONDS", requires = "ear", default_value_t = LIFETIME,
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     ear_lifetime: u64,
     /// Where the attestation result goes
     #[arg(short, long, value_name = "FILE", requires = "ear")]

@@ -39,12 +39,17 @@ const MAX_ANSWER: usize = 64 << 20;
 /// Shows verdicts live, as the service reaches them
 #[derive(clap::Args)]
 #[command(
-    after_help = "With --pod, --policy, --ak and --verifier each event's proof is checked here, as `cgpath verify --tenant` does; without \
-                  them it is not, and each line says so. A round's nonce is the service's; with --own-nonce it commits to one that is drawn \
-                  here, so that nobody's word is needed for when it was made: the node's next round answers it.\n\nA connection that breaks is \
-                  made again, and standard error says why; with --json as an object whose kind is `again`.\n\nExit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable \
-                  input.\n\nExamples:\n  cgpath watch --url https://verifier.example:8443 --ca ca.pem\n  \
-                  cgpath watch --url https://verifier.example:8443 --ca ca.pem --pod 1f0a… --policy web.yaml --ak 000b3f… --verifier verdict.pub.pem --json"
+    after_help = "With --pod, --policy, --ak and --verifier each event's proof is checked here, as `cgpath \
+                  verify --tenant` does; without them it is not, and each line says so. A round's nonce is \
+                  the service's; with --own-nonce it commits to one that is drawn here, so that nobody's \
+                  word is needed for when it was made: the node's next round answers it.\n\n\
+                  A connection that breaks is made again, and standard error says why; with --json as an \
+                  object whose kind is `again`.\n\n\
+                  Exit codes: 0 what was shown last is trusted, 1 it is not (--count), 2 unusable input.\n\n\
+                  Examples:\n  \
+                  cgpath watch --url https://verifier.example:8443 --ca ca.pem\n  \
+                  cgpath watch --url https://verifier.example:8443 --ca ca.pem --pod 1f0a… --policy web.yaml \
+                  --ak 000b3f… --verifier verdict.pub.pem --json"
 )]
 pub struct Watch {
     /// The service

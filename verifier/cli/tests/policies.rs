@@ -182,7 +182,13 @@ fn a_tenants_policy_is_checked_and_has_a_schema() {
     std::fs::copy(examples.join("busybox.json"), dir.path().join("busybox.json")).unwrap();
     let uid = "11111111-1111-4111-8111-111111111111";
     let text = format!(
-        "version: 1\npod: {uid}\nname: demo/a\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [busybox.json]\nlost: 3\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: demo/a\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [busybox.json]\n\
+         lost: 3\n"
     );
     let run = |text: &str, args: &[&str]| {
         std::fs::write(dir.path().join("web.yaml"), text).unwrap();

@@ -34,7 +34,12 @@ impl Folder {
         }
         let uid = pod(1);
         let own = format!(
-            "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-sig, ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+            "version: 1\n\
+             pod: {uid}\n\
+             name: shop/web\n\
+             templates: [ima-sig, ima-ng]\n\
+             banks: [sha256]\n\
+             references: [{uid}.json]\n"
         );
         folder.write("web.yaml", own.as_bytes());
         folder.write("ak.pub", &folder.node.ak.public());
@@ -81,7 +86,8 @@ impl Folder {
 }
 
 /// The full verifier's judgement, with its result about pod 1.
-const JUDGE: &str = "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear verdict.pem --ear-pod UID -o web.jwt";
+const JUDGE: &str = "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear verdict.pem \
+    --ear-pod UID -o web.jwt";
 
 const VERIFY: &str =
     "verify --tenant web.tenant --policy web.yaml --ak ak.pub --nonce NONCE --state web.state";

@@ -30,7 +30,10 @@ impl Html {
             .raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")
             // Should an escape ever fail, there is still no script that a browser would run and nothing it
             // would load.
-            .raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n")
+            .raw(
+                "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+                'unsafe-inline'\">\n",
+            )
             .raw("<meta name=\"referrer\" content=\"no-referrer\">\n");
         if let Some(seconds) = refresh {
             html.raw("<meta http-equiv=\"refresh\" content=\"")
@@ -150,7 +153,8 @@ mod tests {
             .bytes(b"\"><img src=x onerror='x'>&amp;\xff\x1b\n");
         assert_eq!(
             html.into_string(),
-            "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&gt;&lt;img src=x onerror=&#39;x&#39;&gt;&amp;amp;\\xff\\x1b\\n"
+            "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&gt;&lt;img src=x \
+             onerror=&#39;x&#39;&gt;&amp;amp;\\xff\\x1b\\n"
         );
         for b in 0..=255u8 {
             let mut html = Html::new();

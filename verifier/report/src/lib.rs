@@ -185,7 +185,10 @@ pub fn pods_chip(page: &mut Html, verdict: &Verdict) {
 /// What every output must repeat: bypasses, learned values, relaxed limits.
 pub fn notices_of(page: &mut Html, dangerous: &[String], learned: bool, relaxations: &[String]) {
     if !dangerous.is_empty() {
-        page.raw("<div class=\"notice danger\"><b>Checks are switched off.</b> These verdicts rest on less than they should:<ul>");
+        page.raw(
+            "<div class=\"notice danger\"><b>Checks are switched off.</b> These verdicts rest on less \
+            than they should:<ul>",
+        );
         for key in dangerous {
             page.raw("<li><code>").text(key).raw("</code></li>");
         }
@@ -193,8 +196,9 @@ pub fn notices_of(page: &mut Html, dangerous: &[String], learned: bool, relaxati
     }
     if learned {
         page.raw(
-            "<div class=\"notice\"><b>Learned reference values.</b> Some of what is accepted was copied from a running \
-             machine, not computed from an image: what ran there then is accepted, whatever it was.</div>\n",
+            "<div class=\"notice\"><b>Learned reference values.</b> Some of what is accepted was copied from \
+             a running machine, not computed from an image: what ran there then is accepted, whatever it \
+             was.</div>\n",
         );
     }
     if !relaxations.is_empty() {
@@ -214,7 +218,10 @@ pub fn accepted_of(page: &mut Html, accepted: &[AcceptedNote]) {
     if accepted.is_empty() {
         return;
     }
-    page.raw("<div class=\"notice\"><b>Accepted findings.</b> These would fail, and somebody answers for them for a time:<ul>");
+    page.raw(
+        "<div class=\"notice\"><b>Accepted findings.</b> These would fail, and somebody answers for \
+        them for a time:<ul>",
+    );
     for note in accepted {
         page.raw("<li>")
             .text(&note.about)
@@ -350,7 +357,10 @@ fn footer(page: &mut Html, options: &ReportOptions) {
         .text(utc(options.now))
         .raw(" UTC by cgpath ")
         .raw(env!("CARGO_PKG_VERSION"));
-    page.raw(". This page loads nothing and runs nothing; it can be kept, mailed and opened anywhere.</p></footer>\n");
+    page.raw(
+        ". This page loads nothing and runs nothing; it can be kept, mailed and opened \
+        anywhere.</p></footer>\n",
+    );
 }
 
 #[cfg(test)]

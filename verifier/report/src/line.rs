@@ -45,8 +45,14 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOpt
         }
     }
     page.raw("<h2 id=\"checkpoints\">Checkpoints</h2>\n");
-    page.raw("<p class=\"soft small\">Each is a signed statement about all records so far, measured by the kernel into the ");
-    page.raw("register. Filled: made for a request, with its nonce. Bars: records sealed since the one before.</p>\n");
+    page.raw(
+        "<p class=\"soft small\">Each is a signed statement about all records so far, measured by the \
+        kernel into the ",
+    );
+    page.raw(
+        "register. Filled: made for a request, with its nonce. Bars: records sealed since the one \
+        before.</p>\n",
+    );
     for boot in &boots {
         page.raw("<section class=\"card\"><h3>Boot <code>")
             .text(uuid(&boot.id))
@@ -92,7 +98,10 @@ fn one(page: &mut Html, boot: &Boot, options: &ReportOptions) {
         .collect();
     let most = deltas.iter().flatten().map(|d| d.0).max().unwrap_or(0).max(1);
     let width = STEP * (shown.len() as f64) + 30.0;
-    page.raw("<div class=\"scroll\"><svg class=\"line\" role=\"img\" aria-label=\"Checkpoints in order\" height=\"152\" width=\"");
+    page.raw(
+        "<div class=\"scroll\"><svg class=\"line\" role=\"img\" aria-label=\"Checkpoints in order\" \
+        height=\"152\" width=\"",
+    );
     page.value(width)
         .raw("\" viewBox=\"0 0 ")
         .value(width)
@@ -196,8 +205,14 @@ fn table(page: &mut Html, shown: &[Result<SealedCheckpoint, cgpath_evidence::Err
     page.raw("<details><summary>")
         .counted(shown.len() as u64, "checkpoint", "checkpoints")
         .raw(" in figures</summary>");
-    page.raw("<div class=\"scroll\"><table><thead><tr><th class=\"n\">No.</th><th>For</th><th class=\"n\">List</th>");
-    page.raw("<th class=\"n\">Settled</th><th class=\"n\">Records</th><th class=\"n\">Executions</th><th class=\"n\">Partitions</th>");
+    page.raw(
+        "<div class=\"scroll\"><table><thead><tr><th class=\"n\">No.</th><th>For</th><th \
+        class=\"n\">List</th>",
+    );
+    page.raw(
+        "<th class=\"n\">Settled</th><th class=\"n\">Records</th><th class=\"n\">Executions</th><th \
+        class=\"n\">Partitions</th>",
+    );
     page.raw("<th class=\"n\">Lost</th><th class=\"n\">Starts</th><th>File</th></tr></thead><tbody>\n");
     for sealed in shown {
         let sealed = match sealed {

@@ -274,8 +274,14 @@ pub(super) fn partition(
     page.raw("<details><summary>")
         .counted(records.len() as u64, "record", "records")
         .raw("</summary>");
-    page.raw("<div class=\"scroll\"><table><thead><tr><th class=\"n\">Record</th><th class=\"n\">Time</th><th>What</th>");
-    page.raw("<th>Path</th><th>Content</th><th>Process</th><th class=\"n\">User</th><th>Rests on</th></tr></thead><tbody>\n");
+    page.raw(
+        "<div class=\"scroll\"><table><thead><tr><th class=\"n\">Record</th><th \
+        class=\"n\">Time</th><th>What</th>",
+    );
+    page.raw(
+        "<th>Path</th><th>Content</th><th>Process</th><th class=\"n\">User</th><th>Rests \
+        on</th></tr></thead><tbody>\n",
+    );
     for record in &shown {
         row(page, record, named.contains(&record.seq), contents);
     }
@@ -311,7 +317,10 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
     match record.ret {
         0 => {}
         EEXIST if record.kind == EventKind::Entry => {
-            page.raw(" <span class=\"tag\" title=\"-EEXIST: the list has this entry already\">already listed</span>");
+            page.raw(
+                " <span class=\"tag\" title=\"-EEXIST: the list has this entry already\">already \
+                listed</span>",
+            );
         }
         error => {
             page.raw(" <span class=\"tag\">error ").text(error).raw("</span>");

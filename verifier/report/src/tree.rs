@@ -142,7 +142,10 @@ fn label(page: &mut Html, (start_ns, tgid): Key, process: &Process<'_>) {
                 );
             }
             ExeSource::Inherited => {
-                page.raw(" <span class=\"tag\" title=\"forked, never executed: runs what its parent ran\">inherited</span>");
+                page.raw(
+                    " <span class=\"tag\" title=\"forked, never executed: runs what its parent \
+                    ran\">inherited</span>",
+                );
             }
             ExeSource::Unknown => {
                 page.raw(" <span class=\"tag\">unknown</span>");

@@ -245,7 +245,8 @@ impl Webhook {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     let pause = cgpath_net::pause(FIRST_PAUSE, LAST_PAUSE, failures);
-                    tracing::warn!(webhook = authority, error, failures, again_in = ?pause, "webhook: not delivered");
+                    tracing::warn!(webhook = authority, error, failures, again_in = ?pause,
+                        "webhook: not delivered");
                     tokio::time::sleep(pause).await;
                 }
             }

@@ -346,7 +346,10 @@ impl Init {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let commands = "link set lo up\naddress add 10.0.2.15/24 dev eth0\nlink set eth0 up\nroute add default via 10.0.2.2\n";
+        let commands = "link set lo up\n\
+            address add 10.0.2.15/24 dev eth0\n\
+            link set eth0 up\n\
+            route add default via 10.0.2.2\n";
         self.execute("ip", &["-batch", "-"], &[], commands);
     }
 

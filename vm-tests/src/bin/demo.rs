@@ -176,7 +176,8 @@ fn next_commands(options: &DemoOptions, outcome: &Outcome) {
         println!("  {cgpath} verify --store {out}/site/verifier --node {NODE}");
     } else {
         println!(
-            "  {cgpath} verify {out}/rounds/6.cbor --policy {out}/site/policy/node.yaml --ak {out}/site/guest.ak --dangerous-no-nonce"
+            "  {cgpath} verify {out}/rounds/6.cbor --policy {out}/site/policy/node.yaml --ak \
+             {out}/site/guest.ak --dangerous-no-nonce"
         );
     }
     println!("  cargo xtask demo --break swap-hash");

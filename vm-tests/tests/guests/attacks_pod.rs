@@ -234,7 +234,8 @@ fn gather() -> Result<Facts> {
     shell(
         "flood",
         &format!(
-            "mkdir -p {CHECKPOINTS}; i=0; while [ $i -lt {flooded} ]; do echo $i > {CHECKPOINTS}/$i; read x < {CHECKPOINTS}/$i; i=$((i+1)); done"
+            "mkdir -p {CHECKPOINTS}; i=0; while [ $i -lt {flooded} ]; do echo $i > {CHECKPOINTS}/$i; read x \
+             < {CHECKPOINTS}/$i; i=$((i+1)); done"
         ),
     )?;
     write_file(

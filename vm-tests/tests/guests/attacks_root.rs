@@ -209,7 +209,8 @@ fn gather() -> Result<Facts> {
     other.signal(SIGKILL)?;
     other.ended()?;
     let said = node.vm.sh(
-        "rm -r /sys/fs/bpf/ima-cgpath && /usr/bin/true && cp /usr/bin/true /var/tmp/unseen && echo >> /var/tmp/unseen && /var/tmp/unseen",
+        "rm -r /sys/fs/bpf/ima-cgpath && /usr/bin/true && cp /usr/bin/true /var/tmp/unseen && echo >> \
+         /var/tmp/unseen && /var/tmp/unseen",
     )?;
     // As its unit does: once more, whatever came of the first time. Nothing is left that the second start
     // could take over.

@@ -94,7 +94,8 @@ fn bounded(evidence: &Evidence, pod: usize) {
     let most = BURST + PER_SECOND * seconds;
     let bytes: usize = records.iter().map(|record| record.to_cbor().len()).sum();
     println!(
-        "MEASURED flood by {}: {} records within {seconds} s, {most} at most; {bytes} bytes in all; {} records of its loss; {:?}",
+        "MEASURED flood by {}: {} records within {seconds} s, {most} at most; {bytes} bytes in all; {} \
+         records of its loss; {:?}",
         PODS[pod].0,
         budgeted.len(),
         count(evidence, pod, |record| record.kind == EventKind::PodLoss),
@@ -220,7 +221,10 @@ fn a_pod_that_floods_the_ring_is_charged_for_it_alone_also_while_it_is_denied() 
         pods.remove(pod).unwrap();
         let parent = format!("/sys/fs/cgroup{}", pod.pod.cgroup_parent);
         node.vm
-            .sh(&format!("n=0; until [ ! -d {parent} ] || rmdir {parent}; do n=$((n+1)); [ $n -lt 5000 ]; sleep 0.1; done"))
+            .sh(&format!(
+                "n=0; until [ ! -d {parent} ] || rmdir {parent}; do n=$((n+1)); [ $n -lt 5000 ]; \
+                sleep 0.1; done"
+            ))
             .unwrap();
     }
     good();

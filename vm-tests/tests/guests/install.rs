@@ -389,7 +389,8 @@ fn nothing_is_left(vm: &Vm, before: &BTreeSet<String>) {
         .collect();
     assert_eq!(gone, Vec::<&String>::new(), "removed with them");
     let script = "ls /run /sys/fs/bpf; cat /proc/mounts; systemctl list-unit-files --no-pager --no-legend; \
-        systemctl list-units --all --no-pager --no-legend --plain | grep cgpath || true; dpkg-query -l 'ima-cgpath*' || true";
+        systemctl list-units --all --no-pager --no-legend --plain | grep cgpath || true; dpkg-query -l \
+        'ima-cgpath*' || true";
     let state = vm.sh(script).unwrap();
     // The guest's own port to its test has the name, too.
     let named: Vec<&str> = state
@@ -403,7 +404,8 @@ fn nothing_is_left(vm: &Vm, before: &BTreeSet<String>) {
 fn installing_starts_nothing(vm: &Vm) {
     let said = vm.sh("dpkg -i /srv/packages/ima-cgpath-collector_*.deb").unwrap();
     println!("{said}");
-    let state = "systemctl is-enabled cgpathd; systemctl is-active cgpathd; ls -A /sys/fs/bpf | grep cgpath; ls -d /etc/ima";
+    let state = "systemctl is-enabled cgpathd; systemctl is-active cgpathd; ls -A /sys/fs/bpf | grep cgpath; \
+        ls -d /etc/ima";
     let said = vm.command(&["/bin/sh", "-c", state]).run().unwrap();
     assert_eq!(said.text(), "disabled\ninactive\n", "{}", said.errors());
     vm.sh("cgpathd --version && dpkg --purge ima-cgpath-collector")

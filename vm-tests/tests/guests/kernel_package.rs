@@ -57,9 +57,12 @@ fn a_debian_guest_installs_the_packages_and_boots_the_kernel() {
             "test -f /usr/src/linux-headers-{release}/Makefile && test -f /boot/config-{release}"
         ))
         .unwrap();
-    stock.sh(&format!(
-            "tar -C / -cf /var/tmp/installed.tar boot/vmlinuz-{release} boot/config-{release} $(cd / && ls -d usr/lib/modules/{release})"
-        )).unwrap();
+    stock
+        .sh(&format!(
+            "tar -C / -cf /var/tmp/installed.tar boot/vmlinuz-{release} boot/config-{release} $(cd / && ls \
+             -d usr/lib/modules/{release})"
+        ))
+        .unwrap();
     let tar = scratch.path().join("installed.tar");
     std::fs::write(&tar, stock.get("/var/tmp/installed.tar").unwrap()).unwrap();
     stock.power_off().unwrap();

@@ -88,7 +88,8 @@ fn gather() -> Facts {
     };
     let run = |name: &str, group: &str| {
         sh(&format!(
-            "mkdir -p /sys/fs/cgroup/{group}; (echo 0 >/sys/fs/cgroup/{group}/cgroup.procs; exec /var/tmp/{name})"
+            "mkdir -p /sys/fs/cgroup/{group}; (echo 0 >/sys/fs/cgroup/{group}/cgroup.procs; exec \
+             /var/tmp/{name})"
         ));
     };
     vm.put("/etc/ima/per-cgroup", POLICY.as_bytes(), 0o600).unwrap();
@@ -121,7 +122,8 @@ fn gather() -> Facts {
     file("many", 1000);
     let groups = format!("$(seq {})", REMEMBERED + 9);
     let all = format!(
-        "for n in {groups}; do mkdir -p /sys/fs/cgroup/g$n; (echo 0 >/sys/fs/cgroup/g$n/cgroup.procs; exec /var/tmp/many); done"
+        "for n in {groups}; do mkdir -p /sys/fs/cgroup/g$n; (echo 0 >/sys/fs/cgroup/g$n/cgroup.procs; exec \
+         /var/tmp/many); done"
     );
     sh(&all);
     let many = lines(&vm, "/var/tmp/many");

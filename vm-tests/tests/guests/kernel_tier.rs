@@ -219,9 +219,14 @@ fn gather_alone() -> Result<Alone> {
     let facts = lines(&vm)?;
     let at_rest = registers_and_list(&vm)?;
     // Templates by rule: the list goes on with both.
-    let rules = "measure func=BPRM_CHECK template=ima-ng\nmeasure func=MMAP_CHECK mask=MAY_EXEC template=ima-cgpath\n";
+    let rules = "measure func=BPRM_CHECK template=ima-ng\n\
+        measure func=MMAP_CHECK mask=MAY_EXEC template=ima-cgpath\n";
     vm.put("/etc/ima/by-rule", rules.as_bytes(), 0o600)?;
-    vm.sh("echo /etc/ima/by-rule > /sys/kernel/security/ima/policy; cp /bin/true /var/tmp/by-rule; echo x >>/var/tmp/by-rule; cp /lib/x86_64-linux-gnu/libc.so.6 /var/tmp/lib; echo x >>/var/tmp/lib; LD_PRELOAD=/var/tmp/lib /var/tmp/by-rule || true")?;
+    vm.sh(
+        "echo /etc/ima/by-rule > /sys/kernel/security/ima/policy; cp /bin/true /var/tmp/by-rule; echo x \
+        >>/var/tmp/by-rule; cp /lib/x86_64-linux-gnu/libc.so.6 /var/tmp/lib; echo x >>/var/tmp/lib; \
+        LD_PRELOAD=/var/tmp/lib /var/tmp/by-rule || true",
+    )?;
     let with_rules = lines(&vm)?.split_off(facts.len());
     let (register, list) = register_and_list(&vm, "sha256", scratch.path())?;
     let (code, mut replay) = cgpath(&["log", "replay"], &list)?;

@@ -114,7 +114,16 @@ async fn keylime_trusts_a_guest_by_its_kernels_list_and_names_the_file_that_its_
         (KNOWN.to_owned(), elf::exit(0, "known"), 0o755),
     ];
     plan.config = format!(
-        "[tpm]\nkey = \"rsa-2048\"\n\n[[sink]]\nname = \"keylime\"\nkind = \"keylime-push\"\nto = \"{}\"\nregistrar = \"{}\"\nca = \"{CA}\"\ninterval = 1\ntimeout = 180\n",
+        "[tpm]\n\
+         key = \"rsa-2048\"\n\n\
+         [[sink]]\n\
+         name = \"keylime\"\n\
+         kind = \"keylime-push\"\n\
+         to = \"{}\"\n\
+         registrar = \"{}\"\n\
+         ca = \"{CA}\"\n\
+         interval = 1\n\
+         timeout = 180\n",
         keylime.verifier_url_for_guests(),
         keylime.registrar_url_for_guests(),
     );

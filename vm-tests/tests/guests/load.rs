@@ -110,7 +110,8 @@ fn whole_burst(stock: Stock, kernel_args: &str, count: u32) {
     assert_eq!(done.runs.len() as u32, count);
     let round = node.fresh().unwrap();
     println!(
-        "MEASURED burst on {stock}: {count} new programs in 8 cgroups, {:.1} ms each, {} records, lost {}, unattributed {}",
+        "MEASURED burst on {stock}: {count} new programs in 8 cgroups, {:.1} ms each, {} records, lost {}, \
+         unattributed {}",
         done.millis as f64 / f64::from(count),
         round.verdict.node.records,
         round.verdict.node.lost,
@@ -173,7 +174,8 @@ fn with_a_tiny_ring_the_signed_loss_is_exactly_what_is_missing() {
         })
         .count() as u64;
     println!(
-        "MEASURED tiny ring: {} numbers handed out, {missing} without a record in a partition, {missing_runs} of them of the burst, signed loss {}",
+        "MEASURED tiny ring: {} numbers handed out, {missing} without a record in a partition, \
+         {missing_runs} of them of the burst, signed loss {}",
         last.last_seq,
         last.losses.total()
     );
@@ -269,7 +271,8 @@ fn a_full_disk_loses_nothing_and_is_named() {
         },
         |node| {
             // What is left takes a few of the burst's records.
-            let fill = "dd if=/dev/zero of=/var/lib/ima-cgpath/full bs=4k 2>/dev/null || truncate -s -16k /var/lib/ima-cgpath/full";
+            let fill = "dd if=/dev/zero of=/var/lib/ima-cgpath/full bs=4k 2>/dev/null || truncate -s -16k \
+                /var/lib/ima-cgpath/full";
             node.vm.sh(fill).map(drop).unwrap();
         },
         |node| {

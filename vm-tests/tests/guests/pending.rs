@@ -193,7 +193,8 @@ fn late_records(stock: Stock, threads: u32, crowded: usize, rounds: usize) {
     }
     end(&crowd);
     println!(
-        "MEASURED {threads} threads under 1 ms of quota on {stock}: {} rounds, at most {} marks, {} records shown, {} entries with neither in {:.1} s",
+        "MEASURED {threads} threads under 1 ms of quota on {stock}: {} rounds, at most {} marks, {} records \
+         shown, {} entries with neither in {:.1} s",
         seen.len(),
         seen.iter().map(|b| b.marks).max().unwrap(),
         seen.iter().map(|b| b.unsealed).sum::<usize>(),

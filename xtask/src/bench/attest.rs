@@ -56,12 +56,16 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let mut method = found.method;
     method.extend([
         format!("{cycles} cycles, in each a bare pair and a round in turn, by one process in the guest."),
-        "Bare: TPM2_PCR_Extend of PCR 16 in all banks, then TPM2_Quote of PCR 10 (sha256) by the same kind of key (ECC P-256,"
+        "Bare: TPM2_PCR_Extend of PCR 16 in all banks, then TPM2_Quote of PCR 10 (sha256) by the same kind \
+         of key (ECC P-256,"
             .to_owned(),
-        "restricted), as bare commands to /dev/tpmrm0 with no library; the extension by an opening with no key in it.".to_owned(),
-        "Round: from the question on cgpathd's socket until all evidence is read: a program is executed and waited for as the"
+        "restricted), as bare commands to /dev/tpmrm0 with no library; the extension by an opening with no \
+         key in it.".to_owned(),
+        "Round: from the question on cgpathd's socket until all evidence is read: a program is executed and \
+         waited for as the"
             .to_owned(),
-        "sign that records arrive, a checkpoint is sealed, written and measured by IMA (one extension of PCR 10), a quote is"
+        "sign that records arrive, a checkpoint is sealed, written and measured by IMA (one extension of PCR \
+         10), a quote is"
             .to_owned(),
         "made, list and records are put together. No network, no verifier.".to_owned(),
         format!(
@@ -89,9 +93,12 @@ fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Resul
     let (figures, ratios) = by_pods(&found.json);
     let mut method = found.method;
     method.extend([
-        "In turn for each number of pods, each pass with another one first: cgpathd starts anew and sees 1,000 executions of the".to_owned(),
-        format!("same 1,000 programs, spread over so many pods; then {cycles} cycles as in `bench attest` without --pods."),
-        "Added: what a round takes beyond the bare extend + quote of its cycle; the median of a pass. Ratios within a pass.".to_owned(),
+        "In turn for each number of pods, each pass with another one first: cgpathd starts anew and sees \
+         1,000 executions of the".to_owned(),
+        format!("same 1,000 programs, spread over so many pods; then {cycles} cycles as in `bench attest` \
+            without --pods."),
+        "Added: what a round takes beyond the bare extend + quote of its cycle; the median of a pass. Ratios \
+         within a pass.".to_owned(),
     ]);
     Ok(Report {
         name: "attest over pods",

@@ -31,12 +31,16 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     let mut method = found.method;
     method.extend([
         format!(
-            "Memory: VmRSS of cgpathd after {} records; of these a tenth from new programs, executed, the rest from new",
+            "Memory: VmRSS of cgpathd after {} records; of these a tenth from new programs, executed, the \
+             rest from new",
             found.json["records"]
         ),
-        "files, mapped executable. Its peak: VmHWM, from then on, after evidence of all of them was made twice.".to_owned(),
+        "files, mapped executable. Its peak: VmHWM, from then on, after evidence of all of them was made \
+         twice."
+            .to_owned(),
         format!(
-            "Processor: user and system time with children over windows of 60 s, in percent of one processor; {} entries.",
+            "Processor: user and system time with children over windows of 60 s, in percent of one \
+             processor; {} entries.",
             found.json["entries"]
         ),
         "Attesting: whole rounds with a verifier over HTTPS, as if one began every 2 s.".to_owned(),

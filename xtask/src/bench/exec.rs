@@ -84,19 +84,26 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
 
     let mut method = found.method;
     method.extend([
-        format!("In each round, in turn: nobody, collector, auditd, bpftrace; {count} executions of one known file, then"),
-        "of as many new ones, one after the other; static programs of 200 bytes that exit. Wall time from before the"
+        format!("In each round, in turn: nobody, collector, auditd, bpftrace; {count} executions of one \
+            known file, then"),
+        "of as many new ones, one after the other; static programs of 200 bytes that exit. Wall time from \
+         before the"
             .to_owned(),
-        "fork to the child's end, mean of a round. IMA measures with the recommended policy throughout, so it is in all."
+        "fork to the child's end, mean of a round. IMA measures with the recommended policy throughout, so \
+         it is in all."
             .to_owned(),
-        "collector: cgpathd loaded anew for the round (a new chain each time) and unloaded after it; it does not attest."
+        "collector: cgpathd loaded anew for the round (a new chain each time) and unloaded after it; it does \
+         not attest."
             .to_owned(),
-        "auditd: -a always,exit -F arch=b64 -S execve,execveat; the distribution's auditd.conf, its log on disk, -b 8192."
+        "auditd: -a always,exit -F arch=b64 -S execve,execveat; the distribution's auditd.conf, its log on \
+         disk, -b 8192."
             .to_owned(),
         "In the other parts audit is disabled with the rule never,task.".to_owned(),
-        "bpftrace: tracepoint:sched:sched_process_exec { printf(pid, comm, filename) }, output to a file.".to_owned(),
+        "bpftrace: tracepoint:sched:sched_process_exec { printf(pid, comm, filename) }, output to a \
+         file.".to_owned(),
         "A part counts only if every execution is in the contender's records, log or output.".to_owned(),
-        format!("Processor time is to 10 ms in a round. Instructions: verified_insns; those of {COUNTS} in parentheses."),
+        format!("Processor time is to 10 ms in a round. Instructions: verified_insns; those of {COUNTS} in \
+            parentheses."),
     ]);
     Ok(Report {
         name: "exec",

@@ -89,24 +89,69 @@ pub fn verify(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
         name: "verify",
         method: vec![
             measure::machine(),
-            format!("{entries} ima-ng entries with a record each, 400 records of four pods; PCR 10 in all four banks."),
-            "appraisal: every rule (replay, joins, partitions, policy), from decoded evidence to the verdict.".to_owned(),
-            "chains: as many bare extensions of each of these banks, with the same hash code, on one thread.".to_owned(),
-            "replay: digests of the same entries in these banks and their extensions, and nothing else, on all processors.".to_owned(),
+            format!(
+                "{entries} ima-ng entries with a record each, 400 records of four pods; PCR 10 in all \
+                four banks."
+            ),
+            "appraisal: every rule (replay, joins, partitions, policy), from decoded evidence to the \
+             verdict."
+                .to_owned(),
+            "chains: as many bare extensions of each of these banks, with the same hash code, on one \
+             thread."
+                .to_owned(),
+            "replay: digests of the same entries in these banks and their extensions, and nothing else, on \
+             all processors."
+                .to_owned(),
         ],
         figures: vec![
-            figure("appraisal, from start to end".to_owned(), "s", &numbers(&found, "wall")),
-            figure("appraisal, processor time".to_owned(), "s", &numbers(&found, "appraisal")),
-            figure("decoding of the evidence".to_owned(), "s", &numbers(&found, "decoding")),
+            figure(
+                "appraisal, from start to end".to_owned(),
+                "s",
+                &numbers(&found, "wall"),
+            ),
+            figure(
+                "appraisal, processor time".to_owned(),
+                "s",
+                &numbers(&found, "appraisal"),
+            ),
+            figure(
+                "decoding of the evidence".to_owned(),
+                "s",
+                &numbers(&found, "decoding"),
+            ),
             figure("chains".to_owned(), "s", &numbers(&found, "chains")),
-            figure("replay, from start to end".to_owned(), "s", &numbers(&found, "replay-wall")),
-            figure("replay, processor time".to_owned(), "s", &numbers(&found, "replay")),
+            figure(
+                "replay, from start to end".to_owned(),
+                "s",
+                &numbers(&found, "replay-wall"),
+            ),
+            figure(
+                "replay, processor time".to_owned(),
+                "s",
+                &numbers(&found, "replay"),
+            ),
         ],
         ratios: vec![
-            ratio("appraisal / chains, from start to end", Some("at most 1.5"), pairs("wall", "chains")),
-            ratio("appraisal / chains, processor time", None, pairs("appraisal", "chains")),
-            ratio("appraisal / replay, from start to end", None, pairs("wall", "replay-wall")),
-            ratio("appraisal / replay, processor time", None, pairs("appraisal", "replay")),
+            ratio(
+                "appraisal / chains, from start to end",
+                Some("at most 1.5"),
+                pairs("wall", "chains"),
+            ),
+            ratio(
+                "appraisal / chains, processor time",
+                None,
+                pairs("appraisal", "chains"),
+            ),
+            ratio(
+                "appraisal / replay, from start to end",
+                None,
+                pairs("wall", "replay-wall"),
+            ),
+            ratio(
+                "appraisal / replay, processor time",
+                None,
+                pairs("appraisal", "replay"),
+            ),
         ],
     })
 }
@@ -138,7 +183,11 @@ pub fn tenant(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     }
     Ok(Report {
         name: "tenant",
-        method: vec!["Bytes of the bundle of a pod with 101 records on a node with such a list, without an EAR; four banks quoted.".to_owned()],
+        method: vec![
+            "Bytes of the bundle of a pod with 101 records on a node with such a list, without an \
+            EAR; four banks quoted."
+                .to_owned(),
+        ],
         figures,
         ratios: Vec::new(),
     })

@@ -95,9 +95,12 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
         name: "image",
         method: vec![
             machine,
-            format!("OCI layouts of {megabytes} MB of packed layers, five each, from the page cache; mixed sizes of files,"),
-            "whiteouts, a hidden folder; whole processes. Wanted: 500 MB in under 10 s and under 100 MiB.".to_owned(),
-            "from-image checks each packed layer, each unpacked one, and hashes each file: three hashes of a byte.".to_owned(),
+            format!("OCI layouts of {megabytes} MB of packed layers, five each, from the page cache; mixed \
+                sizes of files,"),
+            "whiteouts, a hidden folder; whole processes. Wanted: 500 MB in under 10 s and under 100 \
+             MiB.".to_owned(),
+            "from-image checks each packed layer, each unpacked one, and hashes each file: three hashes of a \
+             byte.".to_owned(),
             "The other unpacks all layers and hashes what comes out once, in two processes.".to_owned(),
         ],
         figures,

@@ -138,13 +138,17 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
         name: "replay",
         method: vec![
             machine,
-            format!("{entries} ima-ng entries, from the page cache; whole processes; all banks but where said."),
-            "bound: as many bare extensions of each bank, with the same hash code, on two threads:".to_owned(),
+            format!("{entries} ima-ng entries, from the page cache; whole processes; all banks but where \
+                said."),
+            "bound: as many bare extensions of each bank, with the same hash code, on two \
+             threads:".to_owned(),
             format!("{} on one, {} on the other (the best split).", split.join("+"), others.join("+")),
-            "evmctl: ima_measurement with registers from files (--pcrs), which it needs to replay at all; it knows sha1"
+            "evmctl: ima_measurement with registers from files (--pcrs), which it needs to replay at all; it \
+             knows sha1"
                 .to_owned(),
             "and sha256 only, and replays each as hashed and as padded.".to_owned(),
-            format!("keylime: process_measurement_list of {KEYLIME_VERSION}, sha1 only, no policy, the ASCII list;"),
+            format!("keylime: process_measurement_list of {KEYLIME_VERSION}, sha1 only, no policy, the ASCII \
+                list;"),
             format!("of 1 entry in {KEYLIME_SHARE}, with Python's start, scaled to all."),
         ],
         figures: vec![

@@ -102,14 +102,17 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
 /// What the collector's figures are of.
 fn what_is_in() -> [&'static str; 4] {
     [
-        "collector: its own code from a record as the ring buffer has it, and the list in the kernel's binary form, to the file of \
-         evidence: decoding, spool, attribution, joins, partitions, the canary's start, checkpoint, its signature, writing and \
-         reading its file, the quote, assembly.",
-        "collector, not included: the eBPF programs and the ring buffer's handling; IMA; the kernel's walk along its list at each \
-         reading (the list is a file here); the TPM (a swtpm, its time counts from start to end only); TLS and sending.",
-        "collector, before the rounds: every entry with a record, of the host and the pods (four, if nothing else is said) in turn; \
-         no register is extended. Files lie below target/ and nothing is synced, as in the collector.",
-        "whole evidence: what the same checkpoint's evidence costs where no position is given; the quote is the round's.",
+        "collector: its own code from a record as the ring buffer has it, and the list in the kernel's \
+         binary form, to the file of evidence: decoding, spool, attribution, joins, partitions, the canary's \
+         start, checkpoint, its signature, writing and reading its file, the quote, assembly.",
+        "collector, not included: the eBPF programs and the ring buffer's handling; IMA; the kernel's walk \
+         along its list at each reading (the list is a file here); the TPM (a swtpm, its time counts from \
+         start to end only); TLS and sending.",
+        "collector, before the rounds: every entry with a record, of the host and the pods (four, if nothing \
+         else is said) in turn; no register is extended. Files lie below target/ and nothing is synced, as \
+         in the collector.",
+        "whole evidence: what the same checkpoint's evidence costs where no position is given; the quote is \
+         the round's.",
     ]
 }
 
@@ -141,10 +144,12 @@ fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Resul
         method: vec![
             measure::machine(),
             format!(
-                "A round: 100 new entries with their records, one checkpoint; behind {entries} entries. Processor time."
+                "A round: 100 new entries with their records, one checkpoint; behind {entries} entries. \
+                 Processor time."
             ),
             format!(
-                "In turn for each number of pods, each pass with another one first; the median of {ROUNDS_OF_PASS} rounds. Ratios within a pass."
+                "In turn for each number of pods, each pass with another one first; the median of \
+                 {ROUNDS_OF_PASS} rounds. Ratios within a pass."
             ),
         ],
         figures: Vec::new(),

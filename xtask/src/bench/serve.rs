@@ -80,10 +80,20 @@ fn report(found: &Json, machine: String, rounds: usize, entries: u64) -> Report 
         name: "serve",
         method: vec![
             machine,
-            format!("{NODES} nodes, each with its key, its policy and four pods, a round every {PERIOD} s, {rounds} each, spread over the period."),
-            format!("A round: TLS connection, nonce, {NEW} new entries and their records behind {entries} and more; the verdict is kept and synced."),
-            "Signed before the clock starts; the sender takes of the same processors what is said. Late: done after the next one was due.".to_owned(),
-            "Appraisal: the same rounds decoded and judged with no network and no store. Bound: their two signatures and hash chains.".to_owned(),
+            format!(
+                "{NODES} nodes, each with its key, its policy and four pods, a round every {PERIOD} s, \
+                {rounds} each, spread over the period."
+            ),
+            format!(
+                "A round: TLS connection, nonce, {NEW} new entries and their records behind {entries} \
+                and more; the verdict is kept and synced."
+            ),
+            "Signed before the clock starts; the sender takes of the same processors what is said. Late: \
+             done after the next one was due."
+                .to_owned(),
+            "Appraisal: the same rounds decoded and judged with no network and no store. Bound: their two \
+             signatures and hash chains."
+                .to_owned(),
         ],
         figures: vec![
             figure("rounds", "", number("rounds")),
@@ -91,7 +101,11 @@ fn report(found: &Json, machine: String, rounds: usize, entries: u64) -> Report 
             figure("from due to verdict, median", "ms", number("latency_median")),
             figure("from due to verdict, p99", "ms", number("latency_p99")),
             figure("from due to verdict, longest", "ms", number("latency_max")),
-            figure("the sender began late by at most", "ms", number("generator_behind")),
+            figure(
+                "the sender began late by at most",
+                "ms",
+                number("generator_behind"),
+            ),
             figure("service, of one processor", "", over("service", "wall")),
             figure("sender, of one processor", "", over("generator", "wall")),
             figure("service, processor time of a round", "ms", each("service")),
@@ -99,7 +113,11 @@ fn report(found: &Json, machine: String, rounds: usize, entries: u64) -> Report 
             figure("appraisal of a round", "ms", each("appraisal")),
             figure("bound of a round", "ms", each("bound")),
             figure("evidence of a round", "KiB", number("bytes").map(|n| n / 1024.0)),
-            figure("written to disk in a round", "KiB", each("written").map(|n| n / 1e3 / 1024.0)),
+            figure(
+                "written to disk in a round",
+                "KiB",
+                each("written").map(|n| n / 1e3 / 1024.0),
+            ),
             figure("service's memory, peak", "MiB", mib("memory")),
         ],
         ratios: vec![

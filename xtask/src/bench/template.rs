@@ -68,10 +68,13 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     ];
     let mut method = found.method;
     method.extend([
-        "One boot of the kernel with the series, no collector. Two rules of one policy, by the user who executes:".to_owned(),
+        "One boot of the kernel with the series, no collector. Two rules of one policy, by the user who \
+         executes:".to_owned(),
         "measure func=BPRM_CHECK uid=… template=ima-ng, and the same with ima-cgpath.".to_owned(),
-        format!("In each round, in turn, each template in a pod's cgroup, with nine processes in `dep`: {count} executions of one known"),
-        "file, then of as many new ones. Wall time from before the fork to the child's end, mean of a round. A round counts"
+        format!("In each round, in turn, each template in a pod's cgroup, with nine processes in `dep`: \
+            {count} executions of one known"),
+        "file, then of as many new ones. Wall time from before the fork to the child's end, mean of a round. \
+         A round counts"
             .to_owned(),
         "only if the list then has an entry of that template for each new file.".to_owned(),
     ]);

@@ -278,12 +278,15 @@ mod tests {
         };
         Graph(json!({
             "packages": [
-                package("b", "lib"), package("own", "bin"), package("a", "lib"), package("derive", "proc-macro"),
-                package("syn", "lib"), package("cc", "lib"), package("proptest", "lib"), package("other", "bin"),
+                package("b", "lib"), package("own", "bin"), package("a", "lib"),
+                    package("derive", "proc-macro"),
+                package("syn", "lib"), package("cc", "lib"), package("proptest", "lib"),
+                    package("other", "bin"),
             ],
             "workspace_members": ["registry#own@1.0.0", "registry#other@1.0.0"],
             "resolve": { "nodes": [
-                node("own", &[("b", None), ("derive", None), ("cc", Some("build")), ("proptest", Some("dev"))]),
+                node("own", &[("b", None), ("derive", None), ("cc", Some("build")),
+                    ("proptest", Some("dev"))]),
                 node("b", &[("a", None)]), node("a", &[]), node("derive", &[("syn", None)]), node("syn", &[]),
                 node("cc", &[]), node("proptest", &[]), node("other", &[("own", None)]),
             ] },

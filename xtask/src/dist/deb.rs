@@ -59,7 +59,9 @@ pub fn pack(
     let rules = source.join("debian/rules");
     std::fs::set_permissions(&rules, std::fs::Permissions::from_mode(0o755))?;
     let changelog = format!(
-        "ima-cgpath ({}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the source.\n\n -- {NAME} <{MAIL}>  {}\n",
+        "ima-cgpath ({}) unstable; urgency=medium\n\n  \
+         * See CHANGELOG.md of the source.\n\n \
+         -- {NAME} <{MAIL}>  {}\n",
         release.full,
         release.date("+%a, %d %b %Y %H:%M:%S +0000")?
     );

@@ -205,7 +205,10 @@ mod tests {
 
     #[test]
     fn modules_are_taken_from_lsmod_without_their_sizes_and_users() {
-        let text = "Module                  Size  Used by\nloop 40960 0\nfailover 12288 1 net_failover\nloop 1 0\n\n";
+        let text = "Module                  Size  Used by\n\
+            loop 40960 0\n\
+            failover 12288 1 net_failover\n\
+            loop 1 0\n\n";
         assert_eq!(names_of(text), ["failover", "loop"]);
     }
 }

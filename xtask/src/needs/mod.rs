@@ -278,7 +278,9 @@ impl Installer<'_> {
         };
         let packages = missing_packages(needs);
         bail!(
-            "packages are missing and cannot be installed from here: {why}; hint: as root,\n  {}\nand then this command again",
+            "packages are missing and cannot be installed from here: {why}; hint: as root,\n  \
+             {}\n\
+             and then this command again",
             apt::by_hand(&packages)
         );
     }
@@ -300,7 +302,8 @@ impl Installer<'_> {
         self.refreshed = true;
         if let Err(error) = apt::refresh(self.root) {
             eprintln!(
-                "{error:#}\nThe package lists could not be refreshed (see above); going on with those that are there."
+                "{error:#}\n\
+                 The package lists could not be refreshed (see above); going on with those that are there."
             );
         }
         Ok(true)
@@ -344,7 +347,9 @@ impl Installer<'_> {
         let planned = match outcome {
             Outcome::Planned(planned) => planned,
             Outcome::Stopped(faults) => bail!(
-                "apt finds no way to install {} that leaves this machine as it is; nothing was changed. In its way:\n  {}",
+                "apt finds no way to install {} that leaves this machine as it is; nothing was changed. In \
+                 its way:\n  \
+                 {}",
                 packages.join(" "),
                 faults.join("\n  ")
             ),

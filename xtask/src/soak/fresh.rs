@@ -171,7 +171,9 @@ impl Machine {
         }
         self.write(
             "srv/.rustup/settings.toml",
-            "version = \"12\"\nprofile = \"minimal\"\ndefault_toolchain = \"stable-x86_64-unknown-linux-gnu\"\n",
+            "version = \"12\"\n\
+             profile = \"minimal\"\n\
+             default_toolchain = \"stable-x86_64-unknown-linux-gnu\"\n",
         )?;
         let mut clone = Command::new("git");
         clone
@@ -362,10 +364,14 @@ impl Machine {
             std::os::unix::fs::symlink(format!("{STABLE}/bin/cargo"), bin.join("cargo"))?;
             let number = version.split(' ').next().unwrap_or_default();
             let script = format!(
-                "#!/bin/sh\ncase \"$*\" in\n*--version*) echo 'rustc {version}';;\n\
-                 *-vV*) {STABLE}/bin/rustc -vV | sed 's/^rustc .*/rustc {version}/; s/^release: .*/release: {number}/';;\n\
+                "#!/bin/sh\n\
+                 case \"$*\" in\n\
+                 *--version*) echo 'rustc {version}';;\n\
+                 *-vV*) {STABLE}/bin/rustc -vV | sed 's/^rustc .*/rustc {version}/; s/^release: .*/release: \
+                 {number}/';;\n\
                  *'--print sysroot'*) echo /srv/.rustup/toolchains/{name};;\n\
-                 *) exec {STABLE}/bin/rustc \"$@\";;\nesac\n"
+                 *) exec {STABLE}/bin/rustc \"$@\";;\n\
+                 esac\n"
             );
             std::fs::write(bin.join("rustc"), script)?;
             executable(&bin.join("rustc"))?;
@@ -420,7 +426,10 @@ impl Machine {
             shared.push(from.clone());
         }
         mounts.push_str("cd \"$root\"; mkdir -p .before; pivot_root . .before\n");
-        mounts.push_str("exec chroot . /bin/sh -c 'umount -l /.before; rmdir /.before; exec /bin/sh -c \"$1\"' sh \"$2\"\n");
+        mounts.push_str(
+            "exec chroot . /bin/sh -c 'umount -l /.before; rmdir /.before; exec /bin/sh \
+            -c \"$1\"' sh \"$2\"\n",
+        );
         let mut command = Command::new("unshare");
         command.args([
             "--mount",

@@ -14,8 +14,9 @@ use crate::shell;
 use crate::workspace::Workspace;
 
 /// Coverage by counters and comparisons, as cargo-fuzz asks for; overflows and assertions are checked.
-const FLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks -Cpasses=sancov-module \
-                     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+const FLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks \
+                     -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+                     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
                      -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 /// Named, so that build scripts and macros are built without coverage.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -112,7 +112,8 @@ impl Seeded {
                 println!("{said}{}", String::from_utf8_lossy(&output.stderr));
             }
             let line = json!({
-                "commit": commit, "seed": next, name: self.batch, "good": good, "seconds": started.elapsed().as_secs(),
+                "commit": commit, "seed": next, name: self.batch, "good": good, "seconds": started.elapsed()
+                .as_secs(),
             });
             writeln!(batches, "{line}")?;
             next += self.batch;

@@ -186,8 +186,10 @@ mod tests {
     fn test_programs_are_told_from_other_messages_and_named_after_package_and_target() {
         let message = |package: &str, target: &str, test: bool| {
             serde_json::json!({
-                "reason": "compiler-artifact", "package_id": package, "manifest_path": "/here/cgpath/Cargo.toml",
-                "target": { "name": target }, "profile": { "test": test }, "executable": "/here/target/debug/deps/x-1",
+                "reason": "compiler-artifact", "package_id": package,
+                "manifest_path": "/here/cgpath/Cargo.toml",
+                "target": { "name": target }, "profile": { "test": test },
+                "executable": "/here/target/debug/deps/x-1",
             })
             .to_string()
         };

@@ -330,7 +330,12 @@ after";
     fn only_a_skip_for_want_of_published_vectors_is_excused() {
         let skipped = |reason: &str| {
             let output = format!(
-                "successes:\n\n---- a stdout ----\n{reason}\n\nsuccesses:\n    a\n\ntest result: ok. 1 passed; 0 failed; 0 ignored"
+                "successes:\n\n\
+                 ---- a stdout ----\n\
+                 {reason}\n\n\
+                 successes:\n    \
+                 a\n\n\
+                 test result: ok. 1 passed; 0 failed; 0 ignored"
             );
             let mut tally = Tally::default();
             for line in output.lines() {

@@ -67,8 +67,12 @@ mod tests {
 
     #[test]
     fn only_a_verdict_that_is_understood_whole_says_whom_to_deny() {
-        let pod = |uid: &str, state: &str, charged: bool| serde_json::json!({"uid": uid, "state": state, "charged": charged});
-        let judged = |believed: bool, pods: Vec<serde_json::Value>| serde_json::json!({"node": {"believed": believed}, "pods": pods});
+        fn pod(uid: &str, state: &str, charged: bool) -> serde_json::Value {
+            serde_json::json!({"uid": uid, "state": state, "charged": charged})
+        }
+        fn judged(believed: bool, pods: Vec<serde_json::Value>) -> serde_json::Value {
+            serde_json::json!({"node": {"believed": believed}, "pods": pods})
+        }
         let (a, b) = (
             "11111111-0000-4000-8000-000000000001",
             "22222222-0000-4000-8000-000000000002",

@@ -67,7 +67,8 @@ impl PushError {
     /// Whether the verifier cannot use a part of evidence and wants the whole.
     pub(super) fn wants_everything(&self) -> bool {
         // 409 is also what a node gets that is stopped: there is nothing to be sent then.
-        matches!(self, PushError::Refused { status: 409, message, .. } if !message.contains(r#""kind":"stopped""#))
+        matches!(self, PushError::Refused { status: 409, message, .. }
+            if !message.contains(r#""kind":"stopped""#))
     }
 }
 

@@ -100,7 +100,8 @@ impl Spooled {
                         Err(error) => {
                             open = None;
                             let pause = backoff.failed();
-                            tracing::warn!(sink = self.config.name, error, failures = backoff.failures(), again_in = ?pause, "not delivered");
+                            tracing::warn!(sink = self.config.name, error, failures = backoff.failures(),
+                                again_in = ?pause, "not delivered");
                             *lock(&self.error) = Some(error);
                             Some(pause)
                         }

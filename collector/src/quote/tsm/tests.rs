@@ -185,7 +185,8 @@ fn another_provider_is_refused_before_and_behind_the_report() {
     let tree = Tsm::with([Some(Happening::Provider("sev_guest"))]);
     let error = reports(&tree).report(&OURS).unwrap_err();
     assert!(
-        matches!(&error, TsmError::Provider { expected, found } if expected == "tdx_guest" && found == "sev_guest"),
+        matches!(&error, TsmError::Provider { expected, found } if expected == "tdx_guest"
+            && found == "sev_guest"),
         "{error}"
     );
     for at in 1..=OF_A_TRY {

@@ -30,7 +30,8 @@ pub enum Mismatch {
     },
     /// Another boot id, and the TPM was not reset.
     #[error(
-        "a kernel was started by kexec: the part is of boot {found}, what is kept of boot {kept}, and the TPM was not reset"
+        "a kernel was started by kexec: the part is of boot {found}, what is kept of boot {kept}, and the \
+         TPM was not reset"
     )]
     Kexec {
         /// Boot id of the delta, hex.
@@ -48,7 +49,8 @@ pub enum Mismatch {
     },
     /// The delta comes after a round that is not kept here.
     #[error(
-        "a round was lost: the part comes after checkpoint {from}, and checkpoint {kept} is the last one that is kept"
+        "a round was lost: the part comes after checkpoint {from}, and checkpoint {kept} is the last one \
+         that is kept"
     )]
     Lost {
         /// As the delta says.
@@ -58,7 +60,8 @@ pub enum Mismatch {
     },
     /// The same checkpoint's number, and not the same cursor.
     #[error(
-        "the part comes after another position than the one that is kept: that of another node, or another prefix"
+        "the part comes after another position than the one that is kept: that of another node, or another \
+         prefix"
     )]
     Other,
 }

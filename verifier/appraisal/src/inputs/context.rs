@@ -30,7 +30,8 @@ pub enum KeyError {
     Public(#[from] cgpath_evidence::Error),
     /// In PEM, and not a public key of a kind that `cgpathd` makes.
     #[error(
-        "not an attestation key in PEM: {0}; a SubjectPublicKeyInfo (BEGIN PUBLIC KEY) of NIST P-256 or RSA-2048 is taken"
+        "not an attestation key in PEM: {0}; a SubjectPublicKeyInfo (BEGIN PUBLIC KEY) of NIST P-256 or \
+         RSA-2048 is taken"
     )]
     Pem(String),
     /// Not a Name: the algorithm's number and a digest of its length.

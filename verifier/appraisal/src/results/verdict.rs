@@ -498,8 +498,8 @@ impl core::fmt::Display for Verdict {
             .map_or_else(|| "none".to_owned(), |n| n.to_string());
         writeln!(
             f,
-            "NODE {}  {}  tier {}, anchor {}, {} of {} entries covered, checkpoint {checkpoint}, unattributed {}, lost {}, \
-             suspect {}, boot: {}",
+            "NODE {}  {}  tier {}, anchor {}, {} of {} entries covered, checkpoint {checkpoint}, \
+             unattributed {}, lost {}, suspect {}, boot: {}",
             escape(node.name.as_bytes()),
             node.state,
             node.tier,

@@ -230,7 +230,10 @@ impl Tally {
             Finding::tolerated(
                 Rule::of_contents(key),
                 Subject::Partition(key),
-                format!("excludes hide {uses} measured entries and executions of {files} files: nobody judged them"),
+                format!(
+                    "excludes hide {uses} measured entries and executions of {files} files: nobody \
+                    judged them"
+                ),
             )
             .found(uses)
         };

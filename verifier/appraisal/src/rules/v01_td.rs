@@ -137,9 +137,12 @@ impl Asked<'_> {
         let report_data = td.report_data(ak_name);
         if body.report_data != report_data {
             findings.push(
-                fail("the quote's report data are not over this nonce, checkpoint, node key and attestation key")
-                    .found(hex::encode(body.report_data))
-                    .expected(hex::encode(report_data)),
+                fail(
+                    "the quote's report data are not over this nonce, checkpoint, node key and attestation \
+                    key",
+                )
+                .found(hex::encode(body.report_data))
+                .expected(hex::encode(report_data)),
             );
         }
         if verify_possession(&td.node_key, &report_data, &td.possession).is_err() {
@@ -178,14 +181,18 @@ impl Asked<'_> {
         let other = must_be.into_iter().flatten().find(|must_be| *must_be != found);
         if let Some(other) = other {
             findings.push(
-                fail("the trust domain's quote names another key than the one of this node: a new key needs a new enrolment, or `key: per-boot` in the policy's `tdx`")
-                    .found(hex::encode(found))
-                    .expected(hex::encode(other)),
+                fail(
+                    "the trust domain's quote names another key than the one of this node: a new key needs \
+                    a new enrolment, or `key: per-boot` in the policy's `tdx`",
+                )
+                .found(hex::encode(found))
+                .expected(hex::encode(other)),
             );
         } else if pinned.is_none() && !is_per_boot && !is_tofu {
             findings.push(fail("no key of this node is pinned").found(hex::encode(found)));
         } else if is_per_boot && pinned != Some(found) {
-            let text = "the node's key is of this boot alone; the policy accepts it with these MRTD, RTMR 0 to 2 and platform (tdx.key: per-boot)";
+            let text = "the node's key is of this boot alone; the policy accepts it with these MRTD, RTMR 0 \
+                to 2 and platform (tdx.key: per-boot)";
             findings.push(Finding::tolerated(Rule::Quote, Subject::Node, text).found(hex::encode(found)));
         }
     }
@@ -201,7 +208,8 @@ impl Asked<'_> {
         }
         if body.rtmrs.iter().all(|rtmr| rtmr.iter().all(|b| *b == 0)) {
             findings.push(fail(
-                "all registers of the trust domain are zero: a paravisor runs it, and no RTMR can be its anchor. The way is the paravisor's vTPM (pcr-10)",
+                "all registers of the trust domain are zero: a paravisor runs it, and no RTMR can be its \
+                 anchor. The way is the paravisor's vTPM (pcr-10)",
             ));
         }
         let eight = [
@@ -298,8 +306,11 @@ impl Asked<'_> {
         let newest =
             fitting.max_by_key(|collateral| (collateral.issued() <= self.context.now, collateral.issued()));
         if newest.is_none() {
-            let finding = fail("there is no collateral for the platform that made the quote: fetch it, and hand it over as a file")
-                .expected(format!("FMSPC {}", hex::encode(kind)));
+            let finding = fail(
+                "there is no collateral for the platform that made the quote: fetch it, and \
+                hand it over as a file",
+            )
+            .expected(format!("FMSPC {}", hex::encode(kind)));
             let given = given
                 .iter()
                 .map(|other| format!("FMSPC {}", hex::encode(other.fmspc())));

@@ -72,7 +72,8 @@ pub(crate) fn step(
     }
     if found != Some(binding.list) {
         let finding = fail(format!(
-            "the list is not the one that checkpoint {} bound: entries were altered, removed, added or reordered",
+            "the list is not the one that checkpoint {} bound: entries were altered, removed, added or \
+             reordered",
             last.number
         ));
         let finding = finding.expected(hex::encode(binding.list));

@@ -320,10 +320,12 @@ pub(crate) fn why_none(list: &[Entry], view: &View, quoted: &Quoted) -> Finding 
                 .at_path(lines.get(index).and_then(|line| line.path).unwrap_or_default())
         }
         None if !decoded::is_whole(list) => fail(
-            "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets entries be taken away), and what is missing is not kept here",
+            "the list was cut: it does not begin with boot_aggregate (a kernel with CONFIG_IMA_STAGING lets \
+             entries be taken away), and what is missing is not kept here",
         ),
         None => fail(
-            "no prefix of the list replays to the quoted register: entries were altered, removed or reordered, or the list is behind the quote",
+            "no prefix of the list replays to the quoted register: entries were altered, removed or \
+             reordered, or the list is behind the quote",
         ),
     }
 }

@@ -210,7 +210,9 @@ impl RegisterChain {
         let value = digest(&origin.value);
         let accepted = &asked.policy.rtmr_origin;
         if !accepted.contains(&value) {
-            let text = "what the register held before checkpoint 0 is not what the policy accepts (tdx.rtmr-origin): something extended it before the collector, or a kernel was started by kexec";
+            let text = "what the register held before checkpoint 0 is not what the policy accepts \
+                (tdx.rtmr-origin): something extended it before the collector, or a kernel was started by \
+                kexec";
             findings.push(accepted.iter().fold(fail(text).found(value), Finding::expected));
         }
         if let Some(quoted) = asked.quoted
@@ -249,7 +251,8 @@ impl RegisterChain {
         if quoted != value {
             findings.push(
                 fail(format!(
-                    "the register's log does not lead to the quoted RTMR {}: it was extended by somebody else, or the log is another one",
+                    "the register's log does not lead to the quoted RTMR {}: it was extended by somebody \
+                     else, or the log is another one",
                     asked.rtmr
                 ))
                 .found(hex::encode(value))
@@ -271,7 +274,8 @@ fn is_named(event: &Extension<'_>, policy: &TdxPolicy) -> bool {
 
 fn stranger(event: &Extension<'_>, rtmr: u8) -> Finding {
     fail(format!(
-        "shared-register: somebody else extended RTMR {rtmr}, whom the policy does not name (tdx.rtmr-writers, tdx.rtmr-extensions)"
+        "shared-register: somebody else extended RTMR {rtmr}, whom the policy does not name \
+         (tdx.rtmr-writers, tdx.rtmr-extensions)"
     ))
     .found(format!(
         "{} at byte {} of the register's log, digest {}",

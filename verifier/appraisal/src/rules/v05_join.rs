@@ -196,7 +196,8 @@ impl Open {
                 let finding = Finding::fail(
                     Rule::Records,
                     Subject::Partition(*key),
-                    "IMA could not add an entry: a content was used that is not in the list on this record's account",
+                    "IMA could not add an entry: a content was used that is not in the list on this record's \
+                     account",
                 );
                 self.findings.push(
                     finding

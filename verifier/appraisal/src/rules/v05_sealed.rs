@@ -213,9 +213,12 @@ impl Sealed {
         let root = self.partitions.root();
         if root != last.partitions_root {
             findings.push(
-                fail(format!("a record was altered, dropped, added or moved: the partitions root is not that of checkpoint {n}"))
-                    .found(hex::encode(root))
-                    .expected(hex::encode(last.partitions_root)),
+                fail(format!(
+                    "a record was altered, dropped, added or moved: the partitions root is not that \
+                    of checkpoint {n}"
+                ))
+                .found(hex::encode(root))
+                .expected(hex::encode(last.partitions_root)),
             );
         }
     }
@@ -275,9 +278,12 @@ pub(crate) fn keeps_word(logs: &[Log], shown: &[Shown], findings: &mut Findings)
     }
     if found < wanted.len() {
         findings.push(
-            fail("records that were shown before they were sealed were altered, dropped or moved when they were")
-                .found(format!("{found} of them unaltered"))
-                .expected(wanted.len()),
+            fail(
+                "records that were shown before they were sealed were altered, dropped or moved when they \
+                were",
+            )
+            .found(format!("{found} of them unaltered"))
+            .expected(wanted.len()),
         );
     }
 }

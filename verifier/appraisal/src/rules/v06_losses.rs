@@ -44,7 +44,8 @@ pub(crate) fn blind(checkpoint: &Checkpoint, findings: &mut Findings) {
             Rule::Losses,
             Subject::Node,
             format!(
-                "checkpoint {} is blind: the collector's own canary was not seen, the programs may have been off",
+                "checkpoint {} is blind: the collector's own canary was not seen, the programs may have been \
+                 off",
                 checkpoint.number
             ),
         ));
@@ -57,8 +58,8 @@ pub(crate) fn of_partition(key: PartitionKey, (loss, seq): (PodLoss, u64)) -> Fi
     let (subject, text) = match key {
         PartitionKey::Pod(_) => (
             Subject::Partition(key),
-            "the pod did more than its budget lets the node record, so what it ran is not all known: restart the pod, or raise \
-             [budget] of cgpathd.toml",
+            "the pod did more than its budget lets the node record, so what it ran is not all known: restart \
+             the pod, or raise [budget] of cgpathd.toml",
         ),
         _ => (
             Subject::Node,
@@ -67,7 +68,8 @@ pub(crate) fn of_partition(key: PartitionKey, (loss, seq): (PodLoss, u64)) -> Fi
     };
     let seconds = |ns: u64| format!("{}.{:03} s", ns / 1_000_000_000, ns / 1_000_000 % 1000);
     let finding = Finding::fail(Rule::Losses, subject, text).at_seq(seq).found(format!(
-        "not recorded: {} executions, {} mappings, {} denials, {} entries that the list had, or more; the first {} after the boot, the last {}",
+        "not recorded: {} executions, {} mappings, {} denials, {} entries that the list had, or more; the \
+         first {} after the boot, the last {}",
         loss.executions,
         loss.mappings,
         loss.denials,

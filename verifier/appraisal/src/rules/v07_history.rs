@@ -66,7 +66,9 @@ pub(crate) fn without_counters(
         );
     }
     notes.push(
-        "another boot since the last evidence, and no TPM that counts them: the chain of checkpoints starts anew".into(),
+        "another boot since the last evidence, and no TPM that counts them: the chain of checkpoints starts \
+         anew"
+            .into(),
     );
     Relation::Rebooted
 }
@@ -101,9 +103,13 @@ pub(crate) fn check(
     };
     if before.ak_name != now.ak_name {
         findings.push(
-            fail("the remembered state is that of another attestation key; forget it when a node is enrolled anew".into())
-                .found(hex::encode(now.ak_name))
-                .expected(hex::encode(&before.ak_name)),
+            fail(
+                "the remembered state is that of another attestation key; forget it when a node is enrolled \
+                anew"
+                    .into(),
+            )
+            .found(hex::encode(now.ak_name))
+            .expected(hex::encode(&before.ak_name)),
         );
     }
     let resets = advance(before.reset_count, now.reset_count);
@@ -161,9 +167,13 @@ pub(crate) fn check(
                 notes.push("a new kernel was started by kexec since the last evidence".into());
             } else {
                 findings.push(
-                    fail("the boot id changed and the TPM was not reset: a kernel was started by kexec, or the boot id is false".into())
-                        .found(hex::encode(now.boot_id))
-                        .expected(hex::encode(before.boot_id)),
+                    fail(
+                        "the boot id changed and the TPM was not reset: a kernel was started by kexec, or \
+                        the boot id is false"
+                            .into(),
+                    )
+                    .found(hex::encode(now.boot_id))
+                    .expected(hex::encode(before.boot_id)),
                 );
             }
             Relation::Kexec

@@ -28,7 +28,8 @@ pub(crate) fn finding(policy: &Policy, key: PartitionKey, record: &Record) -> Op
     let finding = Finding::fail(
         rule,
         subject,
-        "the file is on a file system that others can change, so that its hash says nothing of what is read later",
+        "the file is on a file system that others can change, so that its hash says nothing of what is read \
+         later",
     );
     let finding = finding.at_path(&record.path).at_seq(record.seq).found(name);
     Some(

@@ -53,7 +53,8 @@ pub(crate) fn check(
     }
     let Some(reference) = &policy.file.boot else {
         findings.push(fail(
-            "the boot log is not judged: the policy has no `boot:` (`cgpath policy from-boot` makes one), and does not say `dangerous-boot-not-judged: true` to pass over it",
+            "the boot log is not judged: the policy has no `boot:` (`cgpath policy from-boot` makes one), \
+             and does not say `dangerous-boot-not-judged: true` to pass over it",
         ));
         return BootJudgement::Absent;
     };
@@ -65,7 +66,8 @@ pub(crate) fn check(
     };
     let Some(log) = round.boot.and_then(|boot| boot.log.as_deref()) else {
         findings.push(fail(
-            "there is no boot log: the kernel showed no binary_bios_measurements, so its firmware has none or no TPM that it uses",
+            "there is no boot log: the kernel showed no binary_bios_measurements, so its firmware has none \
+             or no TPM that it uses",
         ));
         return BootJudgement::Absent;
     };
@@ -110,7 +112,8 @@ pub(crate) fn check_td(
     };
     let Some(log) = round.td.and_then(|td| td.ccel.as_deref()) else {
         findings.push(fail(
-            "there is no firmware's log of RTMR 0 to 2: the kernel showed no CCEL table, so the trust domain's firmware makes none",
+            "there is no firmware's log of RTMR 0 to 2: the kernel showed no CCEL table, so the trust \
+             domain's firmware makes none",
         ));
         return BootJudgement::Absent;
     };
@@ -231,9 +234,12 @@ impl Boot<'_> {
         for (register, (replayed, quoted)) in replayed.iter().zip(quoted).enumerate() {
             if replayed != quoted {
                 findings.push(
-                    fail(format!("the boot log does not replay to the quoted {set} {register}: events were altered, left out or added, or something extended the register later"))
-                        .found(replayed)
-                        .expected(quoted),
+                    fail(format!(
+                        "the boot log does not replay to the quoted {set} {register}: events were \
+                        altered, left out or added, or something extended the register later"
+                    ))
+                    .found(replayed)
+                    .expected(quoted),
                 );
             }
         }
@@ -285,7 +291,8 @@ impl Boot<'_> {
                 continue;
             }
             let text = format!(
-                "the boot log has not exactly one separator without an error for {set} {pcr}: the firmware did not end as it should"
+                "the boot log has not exactly one separator without an error for {set} {pcr}: the firmware \
+                 did not end as it should"
             );
             let found = format!("{} separator(s)", separators.len());
             deviates(pcr, text, Some(found), &|item| {

@@ -222,7 +222,8 @@ impl<'a> Measured<'a> {
         for ((pcr, kind, name), _) in missing.into_iter().filter(|(_, is_missing)| *is_missing) {
             findings.push(
                 fail(format!(
-                    "nothing of type {kind} with a digest that the policy names so was measured into {} {pcr}",
+                    "nothing of type {kind} with a digest that the policy names so was measured into {} \
+                     {pcr}",
                     self.log.set()
                 ))
                 .expected(name),

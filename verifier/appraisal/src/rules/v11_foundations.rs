@@ -164,7 +164,8 @@ impl Foundations {
                 Finding::fail(
                     Rule::Host,
                     Subject::Node,
-                    "the collector's executable does not stand in the list with an accepted hash before checkpoint 1",
+                    "the collector's executable does not stand in the list with an accepted hash before \
+                     checkpoint 1",
                 )
                 .at_path(accept.collector.as_bytes()),
             );

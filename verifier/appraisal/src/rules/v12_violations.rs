@@ -148,7 +148,8 @@ impl Tally {
         let mut finding = Finding::fail(
             Rule::Violations,
             Subject::Partition(key),
-            "violation: a file that was executed or mapped here was changed while it was measured, by what another partition did",
+            "violation: a file that was executed or mapped here was changed while it was measured, by what \
+             another partition did",
         )
         .at_path(&violation.path)
         .at_seq(violation.seq)
@@ -165,9 +166,11 @@ pub(crate) fn below_overlay(policy: &Policy, key: PartitionKey, record: &Record)
     let is_open = |identity: &Identity| identity.written;
     let is_used = record.is_execution() || record.kind == EventKind::Entry;
     let text = if record.kind == EventKind::LayerWrite {
-        "violation: it opened a file for writing below an overlay, through which others had it executed or mapped"
+        "violation: it opened a file for writing below an overlay, through which others had it executed or \
+         mapped"
     } else if is_used && record.identity.as_deref().is_some_and(is_open) {
-        "violation: the file was open for writing below the overlay that it was used through, so its hash says nothing"
+        "violation: the file was open for writing below the overlay that it was used through, so its hash \
+         says nothing"
     } else {
         return None;
     };

@@ -74,8 +74,8 @@ impl Usurped {
     /// With what else is known of the program.
     fn finding(&self, more: &str) -> Finding {
         let text = format!(
-            "checkpoint {} was sealed by a program that did not count as the collector{more}: it was started without a \
-             handover; {REMEDY}",
+            "checkpoint {} was sealed by a program that did not count as the collector{more}: it was started \
+             without a handover; {REMEDY}",
             self.checkpoint
         );
         let found = self.program.as_ref().map(named);
@@ -210,7 +210,8 @@ impl Succession {
         findings.absorb(&self.findings);
         findings.extend(self.named.iter().map(|one| {
             let text = format!(
-                "checkpoint {} hands over to a program whose execution is not among the records that it seals",
+                "checkpoint {} hands over to a program whose execution is not among the records that it \
+                 seals",
                 one.checkpoint
             );
             fail(text)
@@ -233,8 +234,9 @@ impl Succession {
             let Touches { count, first, by } = touches;
             let outcome = if *is_denied { "denied" } else { "not denied" };
             let text = format!(
-                "another program than the collector, at the collector's path, reached for the collector's parts {count} \
-                 time(s): {outcome}; it was started without a handover, or under a tracer: {REMEDY}"
+                "another program than the collector, at the collector's path, reached for the collector's \
+                 parts {count} time(s): {outcome}; it was started without a handover, or under a tracer: \
+                 {REMEDY}"
             );
             let finding = fail(text)
                 .at_path(collector.as_bytes())

@@ -195,7 +195,8 @@ fn what(action: GuardAction) -> &'static str {
             "an execution was denied, since the pod has as many entries of IMA's list as its node allows"
         }
         GuardAction::MappingDeniedOnEntries => {
-            "an executable mapping was denied, since the pod has as many entries of IMA's list as its node allows"
+            "an executable mapping was denied, since the pod has as many entries of IMA's list as its node \
+             allows"
         }
     }
 }

@@ -125,7 +125,8 @@ impl core::fmt::Display for TenantVerdict {
             .unwrap_or("(no record)");
         writeln!(
             f,
-            "POD {}  {}  on node {}, {} record(s) of {} partition(s) under checkpoint {checkpoint}, entries {} to {} of the list",
+            "POD {}  {}  on node {}, {} record(s) of {} partition(s) under checkpoint {checkpoint}, entries \
+             {} to {} of the list",
             escape(name.as_bytes()),
             self.outcome,
             escape(self.node.as_bytes()),

@@ -168,7 +168,12 @@ impl Life {
 
 fn tenant_policy(node: &Node, uid: PodUid) -> Policy {
     let yaml = format!(
-        "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n"
     );
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
     Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve)

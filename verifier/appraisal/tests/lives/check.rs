@@ -150,8 +150,17 @@ fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
         ""
     };
     format!(
-        "version: 1\nnode: {NODE}\naccept:\n  tiers: [{}]\n  templates: {}\n  banks: {}\n  ima-policies: [\"{}\"]\n  \
-         collector: {}\n{objects}host: {{references: [host.json]{excludes}}}\npods:\n{pods}{more}",
+        "version: 1\n\
+         node: {NODE}\n\
+         accept:\n  \
+         tiers: [{}]\n  \
+         templates: {}\n  \
+         banks: {}\n  \
+         ima-policies: [\"{}\"]\n  \
+         collector: {}\n\
+         {objects}host: {{references: [host.json]{excludes}}}\n\
+         pods:\n\
+         {pods}{more}",
         if setup.templates == 2 {
             "bpf, kernel".into()
         } else {
@@ -172,7 +181,13 @@ fn policy(node: &Node, setup: &Setup, is_other: bool) -> Policy {
 fn tenant_policy(node: &Node, setup: &Setup, uid: PodUid) -> Policy {
     let sandbox = if setup.sandbox { ", sandbox.json" } else { "" };
     let mut text = format!(
-        "version: 1\npod: {uid}\nname: t\ntemplates: {}\nbanks: {}\nreferences: [{uid}.json{sandbox}]\nlost: {}\n",
+        "version: 1\n\
+         pod: {uid}\n\
+         name: t\n\
+         templates: {}\n\
+         banks: {}\n\
+         references: [{uid}.json{sandbox}]\n\
+         lost: {}\n",
         node.accept_templates, node.accept_banks, setup.lost
     );
     let lines = [

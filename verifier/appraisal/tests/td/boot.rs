@@ -118,7 +118,9 @@ fn another_firmware_image_or_command_line_is_not_one_that_the_policy_accepts() {
 fn events_of_a_register_are_named_in_place_of_its_value() {
     let image = sha384(b"image 1");
     let lines = format!(
-        "    command-lines: ['{}']\n    events:\n      - {{rtmr: 1, type: EV_EFI_BOOT_SERVICES_APPLICATION, name: image 1, digests: ['{image}']}}\n",
+        "    command-lines: ['{}']\n    \
+         events:\n      \
+         - {{rtmr: 1, type: EV_EFI_BOOT_SERVICES_APPLICATION, name: image 1, digests: ['{image}']}}\n",
         FirmwareLog::COMMAND_LINE,
     );
     let mut node = booted_by_events(&lines, |_| ());

@@ -304,7 +304,7 @@ struct Changed<'a> {
     statement: Option<String>,
 }
 
-/// What judging again changed of the last verdict.
+/// What the re-appraisal changed of the last verdict.
 pub fn report(
     node: &str,
     again: &Reappraisal,

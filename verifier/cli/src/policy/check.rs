@@ -9,7 +9,8 @@ use serde::Serialize;
 use std::path::Path;
 
 /// What is wrong with a policy that says nothing of the boot.
-pub(super) const WITHOUT_BOOT: &str = "neither boot nor dangerous-boot-not-judged stands here, so that every verdict fails V10: `cgpath policy from-boot` makes one";
+pub(super) const WITHOUT_BOOT: &str = "neither boot nor dangerous-boot-not-judged stands here, so that every \
+    verdict fails V10: `cgpath policy from-boot` makes one";
 
 /// Whether a policy says nothing of the boot. It can be used, and trusts no node.
 pub(super) fn is_without_boot(policy: &Policy) -> bool {

@@ -150,7 +150,8 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
     let mut found = Vec::new();
     if boot.registers.is_empty() {
         found.push(
-            "no registers: firmware that measures honestly and is another one passes (`cgpath policy from-boot` learns its registers)"
+            "no registers: firmware that measures honestly and is another one passes (`cgpath policy \
+             from-boot` learns its registers)"
                 .to_owned(),
         );
     }

@@ -33,8 +33,8 @@ pub struct Suggest {
 }
 
 /// Why a changed runtime file is left out.
-const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a value for it would be accepted in every pod \
-    at any path; if it is the runtime's upgrade, add it by hand";
+const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a value for it would be \
+    accepted in every pod at any path; if it is the runtime's upgrade, add it by hand";
 
 #[derive(Serialize)]
 struct Suggested {
@@ -272,17 +272,22 @@ impl Suggested {
             "# {} that {were} found and not accepted, for {shown}.",
             count(self.added, "content")
         ))?;
-        out.line("# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was accepted stays accepted.")?;
+        out.line(
+            "# Look at each one: whether it is an upgrade or an attack, this tool cannot know. What was \
+            accepted stays accepted.",
+        )?;
         for NewFile { file, references_of } in &self.new_files {
             out.line(format_args!(
-                "# by hand: add {} to `references` of {} in the policy (its other files count elsewhere, too)",
+                "# by hand: add {} to `references` of {} in the policy (its other files count elsewhere, \
+                 too)",
                 escape(file.as_bytes()),
                 escape(references_of.as_bytes())
             ))?;
         }
         for image in &self.images {
             out.line(format_args!(
-                "# if {} was upgraded, its new values are the better way: cgpath policy from-image NEW -o NEW.json, and NEW.json in `references` of its pods",
+                "# if {} was upgraded, its new values are the better way: cgpath policy from-image NEW -o \
+                 NEW.json, and NEW.json in `references` of its pods",
                 escape(image.as_bytes())
             ))?;
         }

@@ -220,7 +220,8 @@ fn runtime_policy(node: &Node, evidence: &Evidence) -> Vec<u8> {
     let policy = serde_json::json!({
         "meta": {"version": 1, "generator": 0}, "release": 0, "digests": digests,
         "excludes": ["^/run/ima-cgpath/checkpoint/[0-9]+$"], "keyrings": {},
-        "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null}, "ima-buf": {}, "verification-keys": "",
+        "ima": {"ignored_keyrings": [], "log_hash_alg": "sha1", "dm_policy": null}, "ima-buf": {},
+        "verification-keys": "",
     });
     serde_json::to_vec(&policy).unwrap()
 }

@@ -160,7 +160,8 @@ fn kill_9_loses_no_answered_verdict_and_doubles_none() {
     }
     let answered: usize = senders.iter().map(|s| s.answered.len()).sum();
     println!(
-        "{kills} kills in {:.0} s, {answered} verdicts, {kept_open} kept without an answer, {dropped_open} neither kept nor answered",
+        "{kills} kills in {:.0} s, {answered} verdicts, {kept_open} kept without an answer, {dropped_open} \
+         neither kept nor answered",
         begun.elapsed().as_secs_f64()
     );
     assert!(

@@ -419,7 +419,13 @@ fn revocations_are_listed_from_a_cursor_on_and_a_tenant_sees_none_of_another() {
     let digest = |token: &str| hex::encode(sha256(token.as_bytes()).bytes());
     let readers = site.path("readers.yaml");
     let text = format!(
-        "readers:\n- name: red\n  token-sha256: {}\n  pods: [{}]\n- name: blue\n  token-sha256: {}\n  pods: [{}]\n",
+        "readers:\n\
+         - name: red\n  \
+         token-sha256: {}\n  \
+         pods: [{}]\n\
+         - name: blue\n  \
+         token-sha256: {}\n  \
+         pods: [{}]\n",
         digest(RED),
         pod(1),
         digest(BLUE),

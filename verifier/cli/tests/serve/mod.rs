@@ -211,7 +211,11 @@ fn bodies_are_bounded_in_size_and_time() {
     let (server, client) = site.serve(&["--max-evidence", "1"]);
     let head = |length: &str| {
         format!(
-            "POST /v1/nodes/worker-1/evidence HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}\r\n\r\n"
+            "POST /v1/nodes/worker-1/evidence HTTP/1.1\r\n\
+             Host: localhost\r\n\
+             Connection: close\r\n\
+             {length}\r\n\
+             \r\n"
         )
     };
     // Stated too long: refused before anything of it is read.

@@ -64,7 +64,8 @@ fn each_operation_of_the_openapi_document_answers_as_it_says() {
             })
             .map(|(_, value)| value.to_owned());
         answers.push(json!({
-            "method": method, "template": template, "status": answer.status, "type": kind.unwrap(), "body": answer.text(),
+            "method": method, "template": template, "status": answer.status, "type": kind.unwrap(),
+            "body": answer.text(),
         }));
     };
     let post = |path: &str, body: &[u8]| client.send("POST", path, "", body).unwrap();

@@ -261,7 +261,11 @@ impl Client {
 
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Answer> {
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+            "{method} {path} HTTP/1.1\r\n\
+             Host: localhost\r\n\
+             Connection: close\r\n\
+             Content-Length: {}\r\n\
+             {headers}\r\n",
             body.len()
         );
         self.raw(&[head.as_bytes(), body])

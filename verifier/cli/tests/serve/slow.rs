@@ -166,7 +166,8 @@ fn ten_thousand_connections_that_dribble_bytes_stop_no_honest_nodes_round() {
         took.sort_unstable();
         let (memory, count) = (peak(pid), opened.load(Ordering::Relaxed));
         println!(
-            "{count} slow connections, at most {most} at one time; {ROUNDS} rounds, median {:?}, longest {:?}; {} MiB at most",
+            "{count} slow connections, at most {most} at one time; {ROUNDS} rounds, median {:?}, longest \
+             {:?}; {} MiB at most",
             took[ROUNDS / 2],
             took[ROUNDS - 1],
             memory / 1024

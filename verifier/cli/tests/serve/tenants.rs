@@ -33,7 +33,13 @@ fn tenants() -> Tenants {
     let digest = |token: &str| hex::encode(sha256(token.as_bytes()).bytes());
     let readers = site.path("readers.yaml");
     let text = format!(
-        "readers:\n- name: red\n  token-sha256: {}\n  pods: [{}, {}]\n- name: blue\n  token-sha256: {}\n  pods: [{}, {}]\n",
+        "readers:\n\
+         - name: red\n  \
+         token-sha256: {}\n  \
+         pods: [{}, {}]\n\
+         - name: blue\n  \
+         token-sha256: {}\n  \
+         pods: [{}, {}]\n",
         digest(RED),
         pod(1),
         pod(2),
@@ -213,7 +219,10 @@ fn a_pods_stream_gives_each_verdict_about_it_as_it_comes() {
     let mut tenants = tenants();
     let client = tenants.client.clone();
     let request = format!(
-        "GET /v1/nodes/worker-1/pods/{}/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {RED}\r\n\r\n",
+        "GET /v1/nodes/worker-1/pods/{}/stream HTTP/1.1\r\n\
+         Host: localhost\r\n\
+         Authorization: Bearer {RED}\r\n\
+         \r\n",
         pod(1)
     );
     let mut stream = BufReader::new(client.open().unwrap());
@@ -254,7 +263,12 @@ fn a_bundle_from_the_services_store_is_trusted_by_its_tenant() {
     let (site, uid) = (&tenants.site, pod(1).to_string());
     let policy = site.path("policy-worker-1").join("web.yaml");
     let text = format!(
-        "version: 1\npod: {uid}\nname: red/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: red/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n"
     );
     std::fs::write(&policy, text).unwrap();
     let (bundle, key) = (site.path("web.tenant"), site.path("worker-1.ak"));

@@ -84,7 +84,12 @@ fn tenant(site: &Site) -> Vec<String> {
     let uid = pod(1).to_string();
     let policy = site.path("policy-worker-1").join("web.yaml");
     let text = format!(
-        "version: 1\npod: {uid}\nname: red/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n"
+        "version: 1\n\
+         pod: {uid}\n\
+         name: red/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n"
     );
     std::fs::write(&policy, text).unwrap();
     let (key, verifier) = (site.path("worker-1.ak"), site.store().join("verdict.pub.pem"));

@@ -153,10 +153,14 @@ async fn run(program: &Path, dir: &Path, load: Load) -> Result<serde_json::Value
     let (appraisal, bound) = judge(bare, load)?;
     let cpu = |usage: Usage| usage.user + usage.system;
     Ok(serde_json::json!({
-        "rounds": done.len(), "late": late, "failed": failures.len(), "wall": wall, "bytes": bytes as f64 / (plans_of(load)),
-        "latency_median": part(0.5), "latency_p99": part(0.99), "latency_max": latencies.last(), "generator_behind": behind * 1e3,
-        "service": cpu(after.0) - cpu(before.0), "service_user": after.0.user - before.0.user, "service_system": after.0.system - before.0.system,
-        "generator": cpu(after.1) - cpu(before.1), "memory": after.0.memory, "written": after.0.written - before.0.written,
+        "rounds": done.len(), "late": late, "failed": failures.len(), "wall": wall,
+        "bytes": bytes as f64 / (plans_of(load)),
+        "latency_median": part(0.5), "latency_p99": part(0.99), "latency_max": latencies.last(),
+        "generator_behind": behind * 1e3,
+        "service": cpu(after.0) - cpu(before.0), "service_user": after.0.user - before.0.user,
+        "service_system": after.0.system - before.0.system,
+        "generator": cpu(after.1) - cpu(before.1), "memory": after.0.memory,
+        "written": after.0.written - before.0.written,
         "appraisal": appraisal, "bound": bound,
     }))
 }

@@ -137,8 +137,19 @@ impl ApiError {
     }
 
     pub(crate) fn unknown_node(name: &str) -> ApiError {
-        ApiError::new(StatusCode::NOT_FOUND, "unknown-node", format!("no node named {} is enrolled here", quoted(name)))
-            .hint("on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key `node` in cgpathd.toml")
+        ApiError::new(
+            StatusCode::NOT_FOUND,
+            "unknown-node",
+            format!(
+                "no node named {} is enrolled \
+            here",
+                quoted(name)
+            ),
+        )
+        .hint(
+            "on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key \
+                `node` in cgpathd.toml",
+        )
     }
 
     pub(crate) fn internal(error: &dyn core::fmt::Display) -> ApiError {
@@ -227,7 +238,8 @@ impl From<Refusal> for ApiError {
                 (
                     StatusCode::FORBIDDEN,
                     "unknown-key",
-                    "if this is the node's own key: cgpath node add NAME --ak FINGERPRINT --policy FILE --replace; the pinned one: cgpath node show NAME",
+                    "if this is the node's own key: cgpath node add NAME --ak FINGERPRINT --policy FILE \
+                     --replace; the pinned one: cgpath node show NAME",
                 )
             }
             Refusal::Nonce(_) | Refusal::NonceUsed => (
@@ -243,7 +255,8 @@ impl From<Refusal> for ApiError {
             Refusal::Mismatch(mismatch) => (
                 StatusCode::CONFLICT,
                 mismatch.kind(),
-                "ask for a nonce again and answer with all evidence, or with what came after the position that comes with it",
+                "ask for a nonce again and answer with all evidence, or with what came after the position \
+                 that comes with it",
             ),
             Refusal::Join(_) => (
                 StatusCode::CONFLICT,
@@ -393,7 +406,8 @@ async fn harden(mut response: Response) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'",
         ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

@@ -225,7 +225,8 @@ mod tests {
         let pod = |name: Option<&str>, told: Option<&str>| -> PodVerdict {
             serde_json::from_value(serde_json::json!({
                 "uid": "11111111-0000-4000-8000-000000000001", "name": name, "told": told, "state": "trusted",
-                "entries": 0, "executions": 0, "suspect": 0, "provenance": "observed", "learned": false, "files": [],
+                "entries": 0, "executions": 0, "suspect": 0, "provenance": "observed", "learned": false,
+                "files": [],
                 "findings": [],
             }))
             .unwrap()

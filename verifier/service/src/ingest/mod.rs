@@ -393,7 +393,8 @@ impl Judge {
             && let Some(cut) = follow::uncut(evidence, &self.kept(base)?)
         {
             notes.push(format!(
-                "the list was cut: its first {cut} entries are gone from the node (CONFIG_IMA_STAGING) and were put back from what is kept"
+                "the list was cut: its first {cut} entries are gone from the node (CONFIG_IMA_STAGING) and \
+                 were put back from what is kept"
             ));
             bytes = Cow::Owned(evidence.to_cbor());
         }

@@ -44,9 +44,12 @@ fn small_chip(page: &mut Html, state: State) {
 }
 
 fn begin_history(page: &mut Html, columns: &'static str) {
-    page.raw("<section class=\"card\" id=\"history\"><h2>History</h2><div class=\"scroll\"><table><thead><tr><th>Time (UTC)</th><th>Node</th>")
-        .raw(columns)
-        .raw("</tr></thead><tbody>\n");
+    page.raw(
+        "<section class=\"card\" id=\"history\"><h2>History</h2><div \
+        class=\"scroll\"><table><thead><tr><th>Time (UTC)</th><th>Node</th>",
+    )
+    .raw(columns)
+    .raw("</tr></thead><tbody>\n");
 }
 
 /// The page about a node; `past` has its verdicts, the newest first.
@@ -130,7 +133,10 @@ pub(crate) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
         .number(pod.excluded)
         .raw("</p>\n");
     findings(&mut page, &pod.findings, FINDINGS);
-    page.raw("<h3>Files</h3><div class=\"scroll\"><table><thead><tr><th>Path</th><th>Content</th><th class=\"n\">Measured</th>");
+    page.raw(
+        "<h3>Files</h3><div class=\"scroll\"><table><thead><tr><th>Path</th><th>Content</th><th \
+        class=\"n\">Measured</th>",
+    );
     page.raw("<th class=\"n\">Executed</th><th>Accepted</th></tr></thead><tbody>\n");
     for file in pod.files.iter().take(FILES) {
         page.raw(if file.accepted {

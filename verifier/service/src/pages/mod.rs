@@ -24,7 +24,10 @@ pub fn page(nodes: &[NodeSummary], now: u64, stale_after: u64) -> String {
         .number(stale_after)
         .raw(" s are stale.</p></header>\n");
     if nodes.is_empty() {
-        page.raw("<p class=\"card\">No node is enrolled. <code>cgpath node add NAME --ak FILE --policy FILE</code></p>\n");
+        page.raw(
+            "<p class=\"card\">No node is enrolled. <code>cgpath node add NAME --ak FILE --policy \
+            FILE</code></p>\n",
+        );
     }
     for node in nodes {
         one(&mut page, node);
@@ -32,7 +35,10 @@ pub fn page(nodes: &[NodeSummary], now: u64, stale_after: u64) -> String {
     page.raw(
         "<footer><p>Refreshes itself. JSON: <code>/v1/nodes</code>, <code>/v1/nodes/NAME/verdict</code>, ",
     );
-    page.raw("<code>/v1/nodes/NAME/history</code>. All about a node: <code>cgpath report --store DIR --node NAME -o report.html</code>");
+    page.raw(
+        "<code>/v1/nodes/NAME/history</code>. All about a node: <code>cgpath report --store DIR --node \
+        NAME -o report.html</code>",
+    );
     page.raw("</p></footer>\n");
     page.finish_document()
 }
@@ -51,7 +57,10 @@ pub fn scoped(nodes: &[ScopedSummary], now: u64, stale_after: u64) -> String {
     for node in nodes {
         one_scoped(&mut page, node);
     }
-    page.raw("<footer><p>Refreshes itself. JSON: <code>/v1/nodes</code>, <code>/v1/nodes/NAME/pods/UID</code></p></footer>\n");
+    page.raw(
+        "<footer><p>Refreshes itself. JSON: <code>/v1/nodes</code>, \
+        <code>/v1/nodes/NAME/pods/UID</code></p></footer>\n",
+    );
     page.finish_document()
 }
 
@@ -126,9 +135,12 @@ pub(crate) fn one(page: &mut Html, node: &NodeSummary) {
     }
     page.raw("</div>\n");
     if !node.policy_usable {
-        page.raw("<div class=\"notice danger\"><b>The policy cannot be used:</b> what the node sends is refused. <code>cgpath node policy ")
-            .text(&node.name)
-            .raw(" FILE</code></div>\n");
+        page.raw(
+            "<div class=\"notice danger\"><b>The policy cannot be used:</b> what the node sends is \
+            refused. <code>cgpath node policy ",
+        )
+        .text(&node.name)
+        .raw(" FILE</code></div>\n");
     }
     if let Some(refused) = &node.refused {
         page.raw("<div class=\"notice\"><b>")

@@ -14,25 +14,6 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use std::io;
 use std::path::PathBuf;
 
-/// Tables that version 3 added.
-pub(super) const CHANGES: &str = "
--- Outlives nodes and verdicts. The last row is never deleted, so numbers go on.
-CREATE TABLE changes (
-    number        INTEGER PRIMARY KEY,
-    id            TEXT NOT NULL UNIQUE,    -- random
-    time          INTEGER NOT NULL,        -- unix seconds
-    node          TEXT NOT NULL,
-    pod           TEXT,                    -- NULL: the node itself
-    name          TEXT,                    -- of the pod, in the policy
-    old           TEXT,                    -- NULL: no verdict before
-    new           TEXT,                    -- NULL: not named any more
-    rules         TEXT NOT NULL,           -- JSON: rules that fail
-    cause         TEXT NOT NULL,
-    pods          TEXT NOT NULL            -- JSON: whom the change is about, see `Happened::pods`
-) STRICT;
-CREATE INDEX changes_to_untrusted ON changes (number) WHERE new IN ('untrusted', 'unknown');
-";
-
 /// Changes that are kept.
 pub const KEEP_CHANGES: u32 = 100_000;
 

@@ -22,20 +22,6 @@ pub fn parts_of(ak_name: &str) -> u32 {
         % half
 }
 
-/// Table that version 3 added.
-pub(super) const PARTS: &str = "
--- Evidence that is a part, and what it follows.
-CREATE TABLE parts (
-    evidence      TEXT PRIMARY KEY,        -- SHA-256, hex
-    base          TEXT NOT NULL,           -- the same of what it follows
-    depth         INTEGER NOT NULL         -- parts up to whole evidence, this one included
-) STRICT, WITHOUT ROWID;
-CREATE INDEX parts_by_base ON parts (base);
-";
-
-/// From version 2.
-pub(super) const MIGRATION_3: &str = "ALTER TABLE nodes ADD COLUMN base TEXT;";
-
 impl Store {
     /// The evidence of a verdict, whole, while it is kept.
     ///

@@ -9,7 +9,7 @@
 //! One transaction takes a verdict, the state after it and the nonce together: there is no instant at which
 //! one is kept without the others. Evidence is on disk, synced and named by its SHA-256, before that
 //! transaction.
-//! Not here: what evidence means, and HTTP.
+//! Not here: the tables (see `schema`), what evidence means, and HTTP.
 
 mod changes;
 mod deltas;
@@ -18,6 +18,7 @@ mod nodes;
 mod policies;
 mod refusals;
 mod retention;
+mod schema;
 mod verdicts;
 mod waivers;
 
@@ -31,11 +32,7 @@ pub use retention::Limits;
 pub use verdicts::{Commit, StoredVerdict};
 pub use waivers::{Change, Forgotten, Past, Rejudged};
 
-use changes::CHANGES;
-use deltas::{MIGRATION_3, PARTS};
 use files::EVIDENCE;
-use refusals::REFUSALS;
-use retention::KEPT;
 use rusqlite::{Connection, OptionalExtension};
 use std::fs;
 use std::io;
@@ -46,10 +43,6 @@ use std::time::Duration;
 
 /// The database's file in the store's directory.
 const DATABASE: &str = "store.db";
-/// "cgpt": marks the database as ours (`PRAGMA application_id`).
-const APPLICATION_ID: i32 = 0x6367_7074;
-/// The schema below (`PRAGMA user_version`).
-const SCHEMA_VERSION: i32 = 6;
 /// The key of [`Store::stale_after`].
 const STALE_AFTER: &str = "stale-after";
 /// Keeps a value by its key.
@@ -57,90 +50,6 @@ const SET_META: &str =
     "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
 /// How long a writer waits for another process' transaction.
 const BUSY: Duration = Duration::from_secs(10);
-
-const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE nodes (
-    name          TEXT PRIMARY KEY,
-    ak_name       TEXT NOT NULL,           -- TPM Name in hex; without a TPM as node_key
-    ak_public     BLOB,                    -- TPMT_PUBLIC where a file was given
-    policy        TEXT NOT NULL,           -- path, relative to the store's directory or absolute
-    policy_digest TEXT NOT NULL,           -- what was enrolled; another content is refused
-    added         INTEGER NOT NULL,        -- unix seconds
-    state         BLOB,                    -- what the last round left for the next
-    version       INTEGER NOT NULL,        -- changes with every change of this row
-    stopped       INTEGER,                 -- since when nothing is taken of it, unix seconds
-    base          TEXT,                    -- evidence that the next round may follow; none: it sends everything
-    policy_source TEXT,                    -- absolute path of what `policy` is a copy of
-    node_key      TEXT                     -- SHA-256 of a trust domain's key in hex, where one is pinned
-) STRICT;
-CREATE TABLE verdicts (
-    id            INTEGER PRIMARY KEY AUTOINCREMENT,
-    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
-    time          INTEGER NOT NULL,        -- unix seconds
-    trusted       INTEGER NOT NULL,
-    nonce         BLOB NOT NULL UNIQUE,
-    policy_digest TEXT NOT NULL,
-    evidence      TEXT NOT NULL,           -- SHA-256 of the evidence, hex
-    evidence_len  INTEGER NOT NULL,
-    evidence_kept INTEGER NOT NULL,
-    verdict       TEXT NOT NULL,           -- JSON; of a verdict that was judged again, the last word
-    state_before  BLOB                     -- what was known of the node before
-) STRICT;
-CREATE INDEX verdicts_of_node ON verdicts (node, id);
-CREATE INDEX verdicts_by_evidence ON verdicts (evidence);
--- Outlives nodes and verdicts: a nonce is never good twice.
-CREATE TABLE used_nonces (nonce BLOB PRIMARY KEY, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX used_nonces_by_age ON used_nonces (expires);
-";
-
-/// Tables that version 2 added.
-const SINCE_2: &str = "
--- What verdicts said before their evidence was judged again.
-CREATE TABLE rejudged (
-    id            INTEGER PRIMARY KEY AUTOINCREMENT,
-    verdict_id    INTEGER NOT NULL REFERENCES verdicts(id) ON DELETE CASCADE,
-    time          INTEGER NOT NULL,        -- when it was judged again, unix seconds
-    reason        TEXT NOT NULL,
-    old_policy    TEXT NOT NULL,
-    old_trusted   INTEGER NOT NULL,
-    old_verdict   TEXT NOT NULL,           -- JSON
-    new_policy    TEXT NOT NULL,
-    new_trusted   INTEGER NOT NULL
-) STRICT;
-CREATE INDEX rejudged_of_verdict ON rejudged (verdict_id);
--- Findings that somebody accepted: signed statements, see `cgpath_appraisal::accept`.
-CREATE TABLE accepts (
-    digest        TEXT PRIMARY KEY,
-    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
-    until         INTEGER NOT NULL,        -- unix seconds
-    statement     TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-";
-
-/// From version 1, in one transaction.
-const MIGRATION: &str = "
-ALTER TABLE nodes ADD COLUMN stopped INTEGER;
-ALTER TABLE verdicts ADD COLUMN state_before BLOB;
-";
-
-/// From version 4, in the same.
-const MIGRATION_5: &str = "ALTER TABLE nodes ADD COLUMN policy_source TEXT;";
-
-/// From version 5.
-const MIGRATION_6: &str = "ALTER TABLE nodes ADD COLUMN node_key TEXT;";
-
-/// Tables that version 5 added, beside that of refusals.
-const SINCE_5: &str = "
--- When somebody said that what was known of a node is to be forgotten: signed statements, see `cgpath_appraisal::forget`.
-CREATE TABLE IF NOT EXISTS forgotten (
-    digest        TEXT PRIMARY KEY,
-    node          TEXT NOT NULL REFERENCES nodes(name) ON DELETE CASCADE,
-    time          INTEGER NOT NULL,        -- unix seconds
-    reason        TEXT NOT NULL,
-    statement     TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-";
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -228,9 +137,7 @@ impl Store {
             .map_err(|error| StoreError::Io { path: folder, error })?;
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.execute_batch(&format!(
-            "BEGIN; {SCHEMA} {SINCE_2} {PARTS} {CHANGES} {KEPT} {REFUSALS} {SINCE_5} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        ))?;
+        schema::create(&connection)?;
         sync_dir(dir)?;
         Ok(Store {
             dir: dir.to_owned(),
@@ -253,51 +160,14 @@ impl Store {
             }
             Err(error) => return Err(StoreError::Io { path, error }),
         }
-        let foreign = |what: String| StoreError::Foreign {
-            path: path.clone(),
-            what,
-        };
-        let connection = connect(&path).map_err(|e| match e {
-            StoreError::Database(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-                foreign("not a database".to_owned())
-            }
-            other => other,
-        })?;
-        let id: i32 = connection
-            .pragma_query_value(None, "application_id", |row| row.get(0))
-            .map_err(|e| match e.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::NotADatabase) => foreign("not a database".to_owned()),
-                _ => e.into(),
+        let connection = connect(&path)
+            .and_then(|connection| schema::migrate(&connection, &path).map(|()| connection))
+            .map_err(|error| match error {
+                StoreError::Database(error) if is_no_database(&error) => {
+                    schema::foreign(&path, "not a database".to_owned())
+                }
+                other => other,
             })?;
-        if id != APPLICATION_ID {
-            return Err(foreign("not a store of cgpath".to_owned()));
-        }
-        let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if (1..SCHEMA_VERSION).contains(&version) {
-            // Another process may be here at the same time: the second one finds the work done.
-            connection.execute_batch("BEGIN IMMEDIATE")?;
-            let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if version < 2 {
-                connection.execute_batch(&format!("{MIGRATION} {SINCE_2}"))?;
-            }
-            if version < 3 {
-                connection.execute_batch(&format!("{MIGRATION_3} {PARTS} {CHANGES}"))?;
-            }
-            if version < 4 {
-                connection.execute_batch(KEPT)?;
-            }
-            if version < 5 {
-                connection.execute_batch(&format!("{MIGRATION_5} {REFUSALS} {SINCE_5}"))?;
-            }
-            if version < 6 {
-                connection.execute_batch(MIGRATION_6)?;
-            }
-            connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"))?;
-        } else if version != SCHEMA_VERSION {
-            return Err(foreign(format!(
-                "store version {version}, this cgpath knows {SCHEMA_VERSION}"
-            )));
-        }
         Ok(Store {
             dir: dir.to_owned(),
             connection: Mutex::new(connection),
@@ -361,6 +231,10 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     // Nothing that stands in the file can run code or reach other files.
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
+}
+
+fn is_no_database(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase)
 }
 
 fn text(path: &Path) -> Result<&str, StoreError> {
@@ -438,10 +312,10 @@ mod tests {
         let wanted = columns(&new);
         new.connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; \
-                 DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 ALTER TABLE nodes DROP COLUMN node_key; ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP COLUMN base; \
-                 ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
+                "DROP TABLE changes; DROP TABLE rejudged; DROP TABLE accepts; DROP TABLE parts; DROP TABLE \
+                 refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN policy_source; ALTER TABLE \
+                 nodes DROP COLUMN node_key; ALTER TABLE nodes DROP COLUMN stopped; ALTER TABLE nodes DROP \
+                 COLUMN base; ALTER TABLE verdicts DROP COLUMN state_before; PRAGMA user_version = 1;",
             )
             .unwrap();
         assert_ne!(columns(&new), wanted);
@@ -457,9 +331,9 @@ mod tests {
         store
             .connection()
             .execute_batch(
-                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; \
-                 ALTER TABLE nodes DROP COLUMN node_key; DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE nodes DROP COLUMN base; \
-                 DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
+                "DROP TABLE changes; DROP TABLE parts; ALTER TABLE nodes DROP COLUMN policy_source; ALTER \
+                 TABLE nodes DROP COLUMN node_key; DROP TABLE refusals; DROP TABLE forgotten; ALTER TABLE \
+                 nodes DROP COLUMN base; DROP INDEX verdicts_with_evidence; PRAGMA user_version = 2;",
             )
             .unwrap();
         drop(store);

@@ -6,17 +6,6 @@ use super::{Store, StoreError, signed, unsigned};
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
-/// The table that version 5 added.
-pub(super) const REFUSALS: &str = "
--- The last submission that was refused in a node's name: a sign of a wrong key or clock, or of somebody trying.
-CREATE TABLE IF NOT EXISTS refusals (
-    node          TEXT PRIMARY KEY REFERENCES nodes(name) ON DELETE CASCADE,
-    time          INTEGER NOT NULL,        -- unix seconds
-    kind          TEXT NOT NULL,           -- as the answer's
-    error         TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-";
-
 /// A submission that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {

@@ -10,11 +10,6 @@ use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::BTreeSet;
 use std::{fs, io};
 
-/// Index that version 4 added: how long each evidence is that is kept, by age.
-pub(super) const KEPT: &str = "
-CREATE INDEX IF NOT EXISTS verdicts_with_evidence ON verdicts (id, evidence_len) WHERE evidence_kept = 1;
-";
-
 /// How long kept evidence is, the newest first. Both columns are in the index: no verdict is read for this.
 const LENGTHS: &str = "SELECT id, evidence_len FROM verdicts INDEXED BY verdicts_with_evidence
     WHERE evidence_kept = 1 ORDER BY id DESC";

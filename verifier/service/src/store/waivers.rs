@@ -107,7 +107,8 @@ impl Store {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let changed = transaction.execute(
-            "UPDATE nodes SET state = NULL, base = NULL, version = version + 1 WHERE name = ?1 AND version = ?2",
+            "UPDATE nodes SET state = NULL, base = NULL, version = version + 1 WHERE name = ?1 AND version = \
+             ?2",
             params![node, version],
         )?;
         if changed == 0 {
@@ -133,7 +134,8 @@ impl Store {
     pub fn forgotten(&self, node: &str) -> Result<Vec<Forgotten>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT time, reason, digest, statement FROM forgotten WHERE node = ?1 ORDER BY time DESC, digest",
+            "SELECT time, reason, digest, statement FROM forgotten WHERE node = ?1 ORDER BY time DESC, \
+             digest",
         )?;
         let rows = statement.query_map([node], |row| {
             Ok(Forgotten {

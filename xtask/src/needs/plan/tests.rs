@@ -102,9 +102,10 @@ fn upgrades_within_a_suite_are_named_with_the_chain_that_pulls_them_in() {
     assert_eq!(
         plan.shown_upgrades(),
         [
-            "libnss-systemd, systemd-timesyncd, libpam-systemd, systemd, libsystemd-shared, libsystemd0, systemd-sysv, \
-          libudev1 from 252.38-1~deb12u1 to 252.39-1~deb12u2: libtss2-dev needs libtss2-esys-3.0.2-0, which needs \
-          libtss2-tcti-cmd0, which needs tpm-udev, which needs udev, which comes with this"
+            "libnss-systemd, systemd-timesyncd, libpam-systemd, systemd, libsystemd-shared, libsystemd0, \
+          systemd-sysv, libudev1 from 252.38-1~deb12u1 to 252.39-1~deb12u2: libtss2-dev needs \
+          libtss2-esys-3.0.2-0, which needs libtss2-tcti-cmd0, which needs tpm-udev, which needs udev, which \
+          comes with this"
         ]
     );
 }
@@ -188,7 +189,8 @@ fn held_package_is_left_alone() {
     ));
     assert_eq!(
         faults,
-        "udev : Depends: libudev1 (= 252.39-1~deb12u2) but 252.38-1~deb12u1 is to be installed (libudev1 is held)"
+        "udev : Depends: libudev1 (= 252.39-1~deb12u2) but 252.38-1~deb12u1 is to be installed (libudev1 is \
+         held)"
     );
     // Named, it would be changed.
     let said = simulation(include_str!("held-changed.txt"));
@@ -238,9 +240,15 @@ fn silence_and_errors_are_no_consent() {
 #[test]
 fn upgrade_is_refused_where_the_new_version_is_of_another_archive_though_the_suite_has_the_same_name() {
     let general = " 500 http://others.example/debian bookworm/stable amd64 Packages\n     \
-                   release o=Others,a=bookworm,n=bookworm,l=Others,c=stable,b=amd64\n     origin others.example\n";
-    let table = "systemd:\n  Installed: 252.38-1~deb12u1\n  Candidate: 999\n  Version table:\n     999 500\n        \
-                 500 http://others.example/debian bookworm/stable amd64 Packages\n *** 252.38-1~deb12u1 100\n        \
+                   release o=Others,a=bookworm,n=bookworm,l=Others,c=stable,b=amd64\n     \
+                   origin others.example\n";
+    let table = "systemd:\n  \
+                 Installed: 252.38-1~deb12u1\n  \
+                 Candidate: 999\n  \
+                 Version table:\n     \
+                 999 500\n        \
+                 500 http://others.example/debian bookworm/stable amd64 Packages\n \
+                 *** 252.38-1~deb12u1 100\n        \
                  100 /var/lib/dpkg/status\n";
     let said = Simulation::read(
         "Inst systemd [252.38-1~deb12u1] (999 Others:bookworm [amd64])\n",
@@ -264,8 +272,13 @@ fn upgrade_is_refused_where_the_new_version_is_of_another_archive_though_the_sui
 fn packages_of_a_configured_suite_are_joined_by_others_of_that_suite() {
     let general = " 100 http://mirror.example/debian testing/main amd64 Packages\n     \
                    release o=Debian,a=testing,n=forky,l=Debian,c=main,b=amd64\n     origin mirror.example\n";
-    let table = "qemu-utils:\n  Installed: 1:11.0\n  Candidate: 1:11.0\n  Version table:\n *** 1:11.0 100\n        \
-                 100 http://mirror.example/debian testing/main amd64 Packages\n        100 /var/lib/dpkg/status\n";
+    let table = "qemu-utils:\n  \
+                 Installed: 1:11.0\n  \
+                 Candidate: 1:11.0\n  \
+                 Version table:\n \
+                 *** 1:11.0 100\n        \
+                 100 http://mirror.example/debian testing/main amd64 Packages\n        \
+                 100 /var/lib/dpkg/status\n";
     let installed = Installed::read("qemu-utils amd64 install installed 1:11.0 qemu\n");
     let offers = Offers::read(general, table);
     let said = simulation(include_str!("kept.txt"));

@@ -89,8 +89,9 @@ pub enum KeylimeError {
     },
     /// The verifier does not take the key for this agent's.
     #[error(
-        "the verifier does not know this agent with this key: was it added there (keylime_tenant -c add), with the key that \
-         the registrar has, and is that an RSA key (tpm.key = \"rsa-2048\")? Keylime 7.14.3 opens sessions for no other"
+        "the verifier does not know this agent with this key: was it added there (keylime_tenant -c add), \
+         with the key that the registrar has, and is that an RSA key (tpm.key = \"rsa-2048\")? Keylime \
+         7.14.3 opens sessions for no other"
     )]
     Stranger,
     /// It asks for what was not offered.

@@ -65,7 +65,8 @@ impl Live {
                 Err(error) => {
                     let asked = Duration::from_secs(error.retry_after().unwrap_or_default());
                     let pause = backoff.failed().max(asked).min(MAX_PAUSE);
-                    tracing::warn!(sink = self.config.name, %error, failures = backoff.failures(), again_in = ?pause, "not attested");
+                    tracing::warn!(sink = self.config.name, %error, failures = backoff.failures(),
+                        again_in = ?pause, "not attested");
                     lock(&self.status).error = Some(error.to_string());
                     pause
                 }
