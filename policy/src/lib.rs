@@ -49,7 +49,7 @@ pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
 pub use lookup::{
-    Allowed, Basis, ContainerPolicy, Judgement, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
+    Allowed, Basis, ContainerPolicy, ContentMatch, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
 };
 pub use name::Name;
 pub use node::{

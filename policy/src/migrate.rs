@@ -38,7 +38,8 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
         refused(
             "pods",
             "it is not written as lines of its own, so it cannot be cut out",
-            "write `version:` and `pods:` at the beginning of a line each, and what is in `pods` below, indented",
+            "write `version:` and `pods:` at the beginning of a line each, and what is in `pods` below, \
+             indented",
         )
     };
     let text = core::str::from_utf8(yaml).map_err(|_| by_hand())?;

@@ -3,7 +3,7 @@
 use cgpath_evidence::{Bank, Digest, PodUid};
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
-    Basis, Error, Judgement, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
+    Basis, ContentMatch, Error, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
     SourceKind, WorkloadsFile,
 };
 use std::path::Path;
@@ -122,7 +122,13 @@ fn the_first_entry_that_matches_decides_and_without_names_none_before_a_uid() {
     assert_eq!(selected(&policy, UID, Some(("shop", NONE))).unwrap(), "shop/any");
     assert_eq!(selected(&policy, UID, Some(("bank", NONE))).unwrap(), "bare");
     assert_eq!(selected(&policy, UID, None), None);
-    let first = WORKLOADS.replace("  - name: shop/web", "  - name: first\n    match: {uid: 6b0c2e1a0f3d4f7e9a512f6f3c9d0a11}\n    containers: {'*': {references: [log.json]}}\n  - name: shop/web");
+    let first = WORKLOADS.replace(
+        "  - name: shop/web",
+        "  - name: first\n    \
+        match: {uid: 6b0c2e1a0f3d4f7e9a512f6f3c9d0a11}\n    \
+        containers: {'*': {references: [log.json]}}\n  \
+        - name: shop/web",
+    );
     let policy = load(&first).unwrap();
     assert_eq!(selected(&policy, UID, None).unwrap(), "first");
     assert_eq!(selected(&policy, other, None), None);
@@ -134,28 +140,28 @@ fn the_first_entry_that_matches_decides_and_without_names_none_before_a_uid() {
 fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_the_sandbox() {
     let policy = load(WORKLOADS).unwrap();
     let workload = &policy.workloads.as_ref().unwrap().list[0];
-    let judge = |container: &str, path: &'static str, content: &str| {
+    let look_up = |container: &str, path: &'static str, content: &str| {
         let container = workload.container(container).unwrap();
         policy.judge_container(container, Name::True(path.as_bytes()), &sha256(content))
     };
-    let accepted = |basis| Judgement::Accepted {
+    let accepted = |basis| ContentMatch::Accepted {
         basis,
         learned: false,
     };
-    let expected = |content| Judgement::WrongHash {
+    let expected = |content| ContentMatch::WrongHash {
         expected: vec![sha256(content)],
     };
-    assert_eq!(judge("web", "/bin/app", "web"), accepted(Basis::Own));
-    assert_eq!(judge("web", "/bin/app", "log"), expected("web"));
-    assert_eq!(judge("other", "/bin/app", "log"), accepted(Basis::Own));
-    assert_eq!(judge("web", "/memfd:x", "runc"), accepted(Basis::RuntimeFile));
-    assert_eq!(judge("web", "/pause", "pause"), Judgement::UnknownPath);
+    assert_eq!(look_up("web", "/bin/app", "web"), accepted(Basis::Own));
+    assert_eq!(look_up("web", "/bin/app", "log"), expected("web"));
+    assert_eq!(look_up("other", "/bin/app", "log"), accepted(Basis::Own));
+    assert_eq!(look_up("web", "/memfd:x", "runc"), accepted(Basis::RuntimeFile));
+    assert_eq!(look_up("web", "/pause", "pause"), ContentMatch::UnknownPath);
     let outside = |path: &'static str, content: &str| {
         policy.judge_pod_runtime(Name::True(path.as_bytes()), &sha256(content))
     };
     assert_eq!(outside("/pause", "pause"), accepted(Basis::Sandbox));
     assert_eq!(outside("/memfd:x", "runc"), accepted(Basis::RuntimeFile));
-    assert_eq!(outside("/bin/app", "web"), Judgement::UnknownPath);
+    assert_eq!(outside("/bin/app", "web"), ContentMatch::UnknownPath);
     assert!(
         policy.workloads.as_ref().unwrap().list[1]
             .container("web")
@@ -317,7 +323,9 @@ fn entries_that_overlap_and_such_that_never_match_are_named() {
     );
     let meets =
         "  - name: y\n    match: {labels: {tier: front}}\n    containers: {'*': {references: [log.json]}}\n";
-    let apart = "  - name: z\n    match: {namespace: bank, labels: {tier: back}}\n    containers: {'*': {references: [log.json]}}\n";
+    let apart = "  - name: z\n    \
+        match: {namespace: bank, labels: {tier: back}}\n    \
+        containers: {'*': {references: [log.json]}}\n";
     let file = file(&(text + meets + apart));
     assert_eq!(
         file.overlaps(),

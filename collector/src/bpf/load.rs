@@ -609,7 +609,8 @@ fn adopt(
             tracing::error!(
                 error = with_causes(&error),
                 running = hex::encode(meta.placed),
-                "this collector's eBPF programs cannot take the places of the earlier one's: those go on until the next boot"
+                "this collector's eBPF programs cannot take the places of the earlier one's: those go on \
+                 until the next boot"
             );
         }
     }
@@ -658,8 +659,8 @@ fn config(options: &ProgramOptions<'_>, hierarchy: &Hierarchy) -> Result<Config>
     };
     if config.overlay == overlay::UNKNOWN {
         tracing::warn!(
-            "the types of overlayfs are not there: records will not name the files of its layers (hint: load the module \
-             overlay before cgpathd)"
+            "the types of overlayfs are not there: records will not name the files of its layers (hint: load \
+             the module overlay before cgpathd)"
         );
     }
     Ok(config)

@@ -4,7 +4,7 @@
 //! `*`, or none. Not here: what a pod is called (see `cgpath-evidence`), what follows where no entry matches
 //! (see `cgpath-appraisal`).
 
-use super::{Allowed, Basis, Judgement, Loader, Policy, digest_of};
+use super::{Allowed, Basis, ContentMatch, Loader, Policy, digest_of};
 use crate::{
     ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result, UnknownPods,
     Workload, WorkloadsFile,
@@ -189,8 +189,13 @@ impl Loader<'_> {
 impl Policy {
     /// Judges a content found in a container: by the container's own values, then the runtime files by hash,
     /// since the runtime runs a copy of itself while it sets the container up.
-    pub fn judge_container(&self, container: &ContainerPolicy, name: Name<'_>, digest: &Digest) -> Judgement {
-        let own = container.allowed.judge(name, digest);
+    pub fn judge_container(
+        &self,
+        container: &ContainerPolicy,
+        name: Name<'_>,
+        digest: &Digest,
+    ) -> ContentMatch {
+        let own = container.allowed.look_up(name, digest);
         match own.is_accepted() {
             true => own,
             false => self.runtime_file(digest).unwrap_or(own),
@@ -199,9 +204,9 @@ impl Policy {
 
     /// Judges a content found in a pod and outside of all its containers: by the sandbox's values, then the
     /// runtime files by hash.
-    pub fn judge_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> Judgement {
-        match self.sandbox.judge(name, digest) {
-            Judgement::Accepted { learned, .. } => Judgement::Accepted {
+    pub fn judge_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
+        match self.sandbox.look_up(name, digest) {
+            ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
                 basis: Basis::Sandbox,
                 learned,
             },
@@ -211,7 +216,7 @@ impl Policy {
 
     /// What accepts a content in some container of some workload, or in a pod outside of all containers: for
     /// contents of which it is not known whose they are.
-    pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
+    pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
         let outside = core::iter::once_with(|| self.judge_pod_runtime(name, digest));
         let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
@@ -220,12 +225,12 @@ impl Policy {
             .iter()
             .flat_map(|workload| workload.containers.values());
         let inside = inside.map(|container| match hides(&container.allowed) {
-            true => Judgement::Accepted {
+            true => ContentMatch::Accepted {
                 basis: Basis::Own,
                 learned: false,
             },
-            false => container.allowed.judge(name, digest),
+            false => container.allowed.look_up(name, digest),
         });
-        outside.chain(inside).find(Judgement::is_accepted)
+        outside.chain(inside).find(ContentMatch::is_accepted)
     }
 }

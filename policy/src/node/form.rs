@@ -129,7 +129,8 @@ pub(super) struct OfVersion2 {
 fn of_version_1<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
     refused(
         d,
-        "`pods` is a key of version 1: name the file of the workloads (`workloads`), which `cgpath policy migrate` makes",
+        "`pods` is a key of version 1: name the file of the workloads (`workloads`), which `cgpath policy \
+         migrate` makes",
     )
 }
 

@@ -16,7 +16,7 @@ use crate::inputs::round::{Rebuild, Round};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict;
 use crate::results::verdict::{
-    AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
+    AwaitedPod, BootAppraisal, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
 };
 use crate::rules::names::Called;
 use crate::rules::opinion::Scene;
@@ -29,7 +29,7 @@ use crate::rules::v05_pending::{Pending, Question};
 use crate::rules::v05_sealed::Sealed;
 use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::{Concluded, Names};
-use crate::rules::v09_contents::Judged;
+use crate::rules::v09_contents::Usage;
 use crate::rules::v14_guard::Watch;
 use crate::rules::waits::Waits;
 use crate::rules::{
@@ -53,8 +53,8 @@ pub(crate) struct Progress {
     watch: Watch,
     /// What the runtime calls pods and containers.
     called: Called,
-    judged: Judged,
-    boot: Option<(BootJudgement, Findings)>,
+    usage: Usage,
+    boot: Option<(BootAppraisal, Findings)>,
     /// RTMR 0 to 2: as long as they are these, what was said of the boot holds.
     boot_rtmrs: Option<[Register; BOOT_RTMRS]>,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
@@ -97,7 +97,7 @@ impl Progress {
         };
         let mut progress = Progress::default();
         let verdict = progress
-            .judge(round, asked, false)
+            .appraise(round, asked, false)
             .unwrap_or_else(|Rebuild| unreachable!("nothing is out of order where nothing came before"));
         (verdict, progress)
     }
@@ -120,7 +120,7 @@ impl Progress {
             now: context.now,
             keeps: true,
         };
-        let verdict = self.judge(round, asked, true)?;
+        let verdict = self.appraise(round, asked, true)?;
         // What is not to be believed is worded and placed by an appraisal of everything.
         if verdict.state.is_none() || !self.is_kept {
             return Err(Rebuild);
@@ -140,10 +140,10 @@ impl Progress {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.kept.weight() + self.judged.weight() + self.called.weight()
+        self.kept.weight() + self.usage.weight() + self.called.weight()
     }
 
-    fn judge(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
+    fn appraise(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
         let Asked { policy, context, .. } = asked;
         let mut findings = Findings::default();
         let mut notes = Vec::new();
@@ -181,7 +181,7 @@ impl Progress {
             nameless,
             watch,
             called,
-            judged,
+            usage,
             kexecs,
             impostors,
             kept,
@@ -298,39 +298,39 @@ impl Progress {
             impostors,
         };
         let pending = if is_recorded {
-            judged.step(&scene, &records);
+            usage.step(&scene, &records);
             let question = Question {
                 round,
                 scene: &scene,
                 view: &view,
                 open,
                 tail: tail.clone(),
-                judged,
+                usage,
                 nameless,
                 before,
                 now: context.now,
             };
             question.conclude(&mut findings)
         } else {
-            judged.step_attested(&scene);
+            usage.step_attested(&scene);
             Pending {
-                unattributed: judged.untagged(policy, &mut findings),
+                unattributed: usage.untagged(policy, &mut findings),
                 ..Pending::default()
             }
         };
-        judged.foundations(policy, &mut findings);
+        usage.foundations(policy, &mut findings);
         let rtmrs = anchors.rtmr.and_then(|(rtmr, _)| said.boot_rtmrs(rtmr, register));
         if follows && rtmrs != *boot_rtmrs {
             return Err(Rebuild);
         }
         *boot_rtmrs = rtmrs;
-        let boot_judgement = match boot {
-            Some((judgement, told)) => {
-                findings.absorb(told);
-                *judgement
+        let boot_appraisal = match boot {
+            Some((appraisal, stated)) => {
+                findings.absorb(stated);
+                *appraisal
             }
             None => {
-                let mut told = Findings::default();
+                let mut stated = Findings::default();
                 let of_pcr = anchors.has_pcr.then(|| {
                     v10_boot::check(
                         round,
@@ -338,17 +338,17 @@ impl Progress {
                         said.tpm.as_ref(),
                         coverage.as_ref(),
                         policy,
-                        &mut told,
+                        &mut stated,
                     )
                 });
                 let of_td = anchors.rtmr.map(|(_, policy)| {
-                    v10_boot::check_td(round, &view.lines, rtmrs.as_ref(), policy, &mut told)
+                    v10_boot::check_td(round, &view.lines, rtmrs.as_ref(), policy, &mut stated)
                 });
                 let both = of_pcr.into_iter().chain(of_td);
-                let judgement = both.reduce(v10_boot::worse).unwrap_or(BootJudgement::Absent);
-                findings.absorb(&told);
-                *boot = Some((judgement, told));
-                judgement
+                let appraisal = both.reduce(v10_boot::worse).unwrap_or(BootAppraisal::Absent);
+                findings.absorb(&stated);
+                *boot = Some((appraisal, stated));
+                appraisal
             }
         };
         let case = Case {
@@ -356,7 +356,7 @@ impl Progress {
             asked,
             scene: &scene,
             sealed,
-            judged,
+            usage,
             called,
             before,
             said: &said,
@@ -368,7 +368,7 @@ impl Progress {
         let outcome = Outcome {
             pending,
             lost,
-            boot: boot_judgement,
+            boot: boot_appraisal,
         };
         let verdict = case.conclude(outcome, findings, notes);
         // Nothing goes on from what is not to be believed, nor where there is no checkpoint to go on from.
@@ -398,7 +398,7 @@ struct Case<'c, 'a> {
     asked: Asked<'c>,
     scene: &'c Scene<'a>,
     sealed: &'c Sealed,
-    judged: &'c Judged,
+    usage: &'c Usage,
     called: &'c Called,
     /// The last accepted evidence of this boot.
     before: Option<&'c NodeState>,
@@ -413,7 +413,7 @@ struct Case<'c, 'a> {
 struct Outcome {
     pending: Pending,
     lost: u64,
-    boot: BootJudgement,
+    boot: BootAppraisal,
 }
 
 impl Case<'_, '_> {
@@ -430,7 +430,7 @@ impl Case<'_, '_> {
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
         let mut waits = Waits::new(self.before, context.now);
         let names = Names {
-            told: round.pods,
+            stated: round.pods,
             called: self.called,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
@@ -443,7 +443,7 @@ impl Case<'_, '_> {
             learned,
             node: deviations,
         } = self
-            .judged
+            .usage
             .conclude(&pending.late, &names, &mut waits, &mut findings);
         acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);

@@ -65,19 +65,19 @@ impl Case {
     fn round(&mut self) -> Verdict {
         let nonce = self.nonce();
         let evidence = self.node.attest(&nonce);
-        self.judge(&evidence, &nonce)
+        self.appraise(&evidence, &nonce)
     }
 
-    fn judge(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
+    fn appraised(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
         let context = self.ways.next(self.node.context(nonce, None));
-        let judged = self
+        let appraised = self
             .ways
-            .judge(evidence, &self.node.policy(), &context, &[])
+            .appraise(evidence, &self.node.policy(), &context, &[])
             .unwrap();
-        if let Some((way, one, whole)) = judged.disagreement() {
+        if let Some((way, one, whole)) = appraised.disagreement() {
             panic!("{way} differs:\n{one:#?}\n{whole:#?}");
         }
-        judged.whole
+        appraised.whole
     }
 
     fn after(&mut self, seconds: u64) {
@@ -389,7 +389,7 @@ fn names_that_come_60_seconds_late_change_nothing_but_when_it_is_known() {
         let nonce = case.nonce();
         let evidence = case.node.attest(&nonce);
         let first = appraise(&evidence, &case.node.policy(), &case.node.context(&nonce, None)).unwrap();
-        let followed = case.judge(&evidence, &nonce);
+        let followed = case.appraise(&evidence, &nonce);
         assert_eq!(first.pods, followed.pods);
     }
 }
@@ -587,13 +587,13 @@ fn a_name_that_is_dropped_or_changed_after_it_was_sealed_is_noticed() {
             0 => drop(records.remove(at)),
             _ => records[at].name = records[at + 1].name.clone(),
         }
-        let verdict = case.judge(&evidence, &nonce);
+        let verdict = case.appraise(&evidence, &nonce);
         node_fails(&verdict, "partitions root");
     }
 }
 
 #[test]
-fn what_is_not_sealed_yet_is_judged_by_its_container_too() {
+fn what_is_not_sealed_yet_is_appraised_by_its_container_too() {
     for (content, state) in [(1, State::Trusted), (3, State::Untrusted)] {
         let mut case = Case::new("");
         case.names(pod(20), [1, 2, 3]);
@@ -609,7 +609,7 @@ fn what_is_not_sealed_yet_is_judged_by_its_container_too() {
         case.node.measure(&web, path, &digest);
         let quote = case.node.quote(&nonce);
         let evidence = case.node.evidence(quote);
-        let verdict = case.judge(&evidence, &nonce);
+        let verdict = case.appraise(&evidence, &nonce);
         assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     }
@@ -643,7 +643,12 @@ fn under_a_policy_of_version_1_names_change_nothing_for_node_and_tenant() {
     assert!(verdict.trusted, "{verdict}");
     assert!(of(&verdict, pod(1)).containers.is_empty());
     let yaml = format!(
-        "version: 1\npod: {uid}\nname: shop/web\ntemplates: [ima-ng]\nbanks: [sha256]\nreferences: [{uid}.json]\n",
+        "version: 1\n\
+         pod: {uid}\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         banks: [sha256]\n\
+         references: [{uid}.json]\n",
         uid = pod(1)
     );
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());

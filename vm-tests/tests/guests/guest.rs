@@ -15,7 +15,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn guest_has_what_a_node_has_and_does_what_it_is_told() {
+fn guest_has_what_a_node_has_and_does_what_it_is_asked() {
     for stock in Stock::ALL {
         let vm = Vm::builder(stock)
             .bytes("/etc/marker", "from the image", 0o640)
@@ -120,7 +120,10 @@ fn guest_has_what_a_node_has_and_does_what_it_is_told() {
         assert_eq!(process.ended().unwrap().signal, Some(15));
         // It says its name before the one that was asked for ends.
         let orphan = vm
-            .sh("(sh -c 'echo $$ >/run/own; exec sleep 0.2' &); until [ -s /run/own ]; do sleep 0.05; done; cat /run/own")
+            .sh(
+                "(sh -c 'echo $$ >/run/own; exec sleep 0.2' &); until [ -s /run/own ]; do sleep 0.05; done; \
+                cat /run/own",
+            )
             .unwrap();
         assert!(orphan.trim().parse::<u32>().is_ok(), "{orphan:?}");
         let stat = format!("/proc/{}/stat", orphan.trim());

@@ -10,7 +10,7 @@ use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State}
 use crate::rules::names::Called;
 use crate::rules::partition::{Deviations, Tally};
 use crate::rules::v08_workloads::{self, Standing};
-use crate::rules::v09_contents::Judged;
+use crate::rules::v09_contents::Usage;
 use crate::rules::waits::Waits;
 use crate::rules::{Rule, v06_losses};
 use cgpath_evidence::{PartitionKey, PodInfo, PodUid, Provenance};
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the verdict on pods needs beside what they used.
 pub(crate) struct Names<'a> {
-    pub told: &'a [PodInfo],
+    pub stated: &'a [PodInfo],
     pub called: &'a Called,
     pub predating: &'a [PodUid],
     pub provenance: Provenance,
@@ -36,7 +36,7 @@ pub(crate) struct Concluded {
     pub node: Listed,
 }
 
-impl Judged {
+impl Usage {
     /// The verdicts on all pods, and what is listed of the other partitions. `late` stands for those
     /// partitions that have pending entries.
     pub(crate) fn conclude(
@@ -131,7 +131,7 @@ fn pod(
     let undashed = tally.undashed.unwrap_or_else(in_policy);
     let workloads = names.policy.workloads.as_ref();
     let mut case = workloads.map(|workloads| {
-        v08_workloads::judge(names.policy, workloads, uid, tally, names.called.of(uid), waits)
+        v08_workloads::appraise(names.policy, workloads, uid, tally, names.called.of(uid), waits)
     });
     let standing = match &case {
         Some(case) => case.standing,
@@ -139,9 +139,9 @@ fn pod(
         None => Standing::Unknown,
     };
     let called = case.as_mut().and_then(|case| case.called.take());
-    let told = called.or_else(|| {
-        let told = names.told.iter().find(|p| p.uid == uid);
-        told.map(|p| format!("{}/{}", p.namespace, p.name))
+    let stated = called.or_else(|| {
+        let stated = names.stated.iter().find(|p| p.uid == uid);
+        stated.map(|p| format!("{}/{}", p.namespace, p.name))
     });
     let tally = case.as_ref().map_or(tally, |case| &case.tally);
     let key = PartitionKey::Pod(uid);
@@ -153,7 +153,7 @@ fn pod(
     own.extend(tally.opaque());
     let provenance = names.provenance;
     if standing == Standing::Unknown {
-        let called = told
+        let called = stated
             .as_ref()
             .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
         let shown = uid.shown(undashed);
@@ -211,7 +211,7 @@ fn pod(
             Some(case) => case.name.clone(),
             None => known.map(|k| k.pod.name.clone()),
         },
-        told,
+        told: stated,
         state,
         charged: fails,
         entries: tally.entries,

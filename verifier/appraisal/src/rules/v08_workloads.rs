@@ -17,8 +17,8 @@ use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
 use cgpath_policy::{
-    ContainerPolicy, Hidden, Judgement, Name, Opaque, PodNames, Policy, Selected, WorkloadPolicy, Workloads,
-    is_opaque,
+    ContainerPolicy, ContentMatch, Hidden, Name, Opaque, PodNames, Policy, Selected, WorkloadPolicy,
+    Workloads, is_opaque,
 };
 use std::collections::BTreeSet;
 
@@ -60,7 +60,7 @@ enum Values<'p> {
 }
 
 /// Judges one pod. `waits` learns what of it waits.
-pub(crate) fn judge(
+pub(crate) fn appraise(
     policy: &Policy,
     workloads: &Workloads,
     uid: PodUid,
@@ -356,17 +356,17 @@ impl Bench<'_> {
             let finding = Finding::note(Rule::PodContents, subject, format!("{label}{text}"));
             opinion.findings.push(finding);
         }
-        let judgement = match values {
+        let appraisal = match values {
             Values::Container(container) => self.policy.judge_container(container, name, digest),
             _ => self.policy.judge_pod_runtime(name, digest),
         };
-        match &judgement {
-            Judgement::Accepted { learned, .. } => opinion.learned = *learned,
+        match &appraisal {
+            ContentMatch::Accepted { learned, .. } => opinion.learned = *learned,
             _ if is_unsettled => return opinion,
             _ => {}
         }
         let key = PartitionKey::Pod(self.uid);
-        let (seen, finding) = of_judgement(key, label, &judgement, || allowed.paths_of(digest));
+        let (seen, finding) = of_judgement(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion
             .findings

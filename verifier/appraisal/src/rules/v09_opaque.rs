@@ -19,7 +19,8 @@ pub(crate) fn of_path(subject: Subject, path: &[u8], is_trusted: bool, label: &s
         return None;
     }
     let text = format!(
-        "{label}opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the pod"
+        "{label}opaque: this program runs others out of the kernel's sight, so nobody knows what ran in the \
+         pod"
     );
     Some(if is_trusted {
         Finding::tolerated(Rule::PodContents, subject, text)

@@ -15,7 +15,8 @@ pub(crate) fn finding(key: PartitionKey, record: &Record) -> Option<Finding> {
     }
     let text = match record.kind {
         EventKind::Mapping | EventKind::LateMapping => {
-            "a file was mapped writable and executable at once, so that what ran there need not be the file's content"
+            "a file was mapped writable and executable at once, so that what ran there need not be the \
+             file's content"
         }
         _ => "a record of something else than a mapping says that a mapping was writable",
     };

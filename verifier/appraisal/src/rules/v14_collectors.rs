@@ -134,8 +134,8 @@ impl Succession {
         };
         if now[0] != was[0] {
             let text = format!(
-                "checkpoint {n} states other eBPF programs than the one before, and none can be loaded again within a \
-                 boot: {REMEDY}"
+                "checkpoint {n} states other eBPF programs than the one before, and none can be loaded again \
+                 within a boot: {REMEDY}"
             );
             self.findings
                 .push(fail(text).found(object(&now[0])).expected(object(&was[0])));

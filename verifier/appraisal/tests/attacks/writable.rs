@@ -1,6 +1,6 @@
 //! Code is written into a mapping of an accepted file that is executable at the same time.
 
-use super::{Life, busy, judge};
+use super::{Life, busy, conclude};
 use cgpath_appraisal::State;
 use cgpath_evidence::{EventKind, FileHash};
 use cgpath_testkit::{Actor, Node, pod, sha256};
@@ -22,7 +22,7 @@ fn who_maps_an_accepted_file_writable_and_executable_at_once_is_untrusted_in_eve
         let app = Actor::pod(pod(3), "/bin/app");
         map(&mut life.node, &app, kind, "/bin/app", "3/bin/app");
         let plain = life.round();
-        assert!(plain.judged.whole.trusted, "{}", plain.judged.whole);
+        assert!(plain.appraised.whole.trusted, "{}", plain.appraised.whole);
         map(&mut life.node, &app, kind, "/bin/app", "3/bin/app");
         is_writable(&mut life.node);
         let mut wrong = Vec::new();
@@ -30,11 +30,12 @@ fn who_maps_an_accepted_file_writable_and_executable_at_once_is_untrusted_in_eve
         for _ in 0..3 {
             let round = life.round();
             wrong.extend(round.trusted_pods(&[3]));
-            if round.judged.whole.node.state != State::Trusted || round.trusted_pods(&[1, 2, 4]).len() < 6 {
+            if round.appraised.whole.node.state != State::Trusted || round.trusted_pods(&[1, 2, 4]).len() < 6
+            {
                 wrong.push("the node or another pod is not trusted".into());
             }
         }
-        judge("mapping-that-is-writable-too", &wrong);
+        conclude("mapping-that-is-writable-too", &wrong);
     }
 }
 
@@ -48,11 +49,11 @@ fn a_host_that_maps_an_accepted_file_so_is_untrusted_in_every_way() {
         let mut wrong = Vec::new();
         for _ in 0..2 {
             let round = life.round();
-            let trusts = round.judged.verdicts();
+            let trusts = round.appraised.verdicts();
             let trusts = trusts.filter(|(_, verdict)| verdict.node.state == State::Trusted);
             wrong.extend(trusts.map(|(way, _)| format!("{way} trusts the node")));
             wrong.extend(round.differs());
         }
-        judge("mapping-of-the-host-that-is-writable-too", &wrong);
+        conclude("mapping-of-the-host-that-is-writable-too", &wrong);
     }
 }

@@ -8,7 +8,7 @@ fn a_tampered_pod_is_named_with_path_and_hashes_and_leaves_the_others_and_the_no
     let found = sha256(b"tampered");
     node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &found);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(
         states(&verdict),
@@ -30,7 +30,7 @@ fn a_tampered_pod_is_named_with_path_and_hashes_and_leaves_the_others_and_the_no
 fn two_pods_of_one_image_both_show_every_file_though_ima_lists_it_once() {
     let mut node = busy();
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let files = |n| -> Vec<Vec<u8>> {
         verdict
             .pod(pod(n))
@@ -51,12 +51,12 @@ fn two_pods_of_one_image_both_show_every_file_though_ima_lists_it_once() {
 }
 
 #[test]
-fn one_entry_is_judged_for_each_pod_that_used_it() {
+fn one_entry_is_appraised_for_each_pod_that_used_it() {
     let mut node = busy();
     // Good for pod 1, whose entry stands first; pod 3 has no such file.
     node.execute(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &sha256(b"1/bin/app"));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(
         states(&verdict),
         [State::Trusted, State::Trusted, State::Untrusted, State::Trusted]
@@ -64,7 +64,7 @@ fn one_entry_is_judged_for_each_pod_that_used_it() {
 }
 
 #[test]
-fn an_execution_without_an_entry_is_judged_by_its_own_hash() {
+fn an_execution_without_an_entry_is_appraised_by_its_own_hash() {
     for kind in [
         EventKind::Execution,
         EventKind::Script,
@@ -75,10 +75,10 @@ fn an_execution_without_an_entry_is_judged_by_its_own_hash() {
         let actor = Actor::pod(pod(3), "/bin/app");
         node.record_execution(&actor, kind, "/bin/app", FileHash::Measured(sha256(b"3/bin/app")));
         let good = node.clone().attest(NONCE);
-        assert!(judge(&node, &good).trusted);
+        assert!(appraised(&node, &good).trusted);
         node.record_execution(&actor, kind, "/bin/app", FileHash::Measured(sha256(b"1/bin/app")));
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert_eq!(
             verdict.pod(pod(3)).unwrap().state,
             State::Untrusted,
@@ -99,7 +99,7 @@ fn what_was_executed_without_a_hash_or_with_half_a_path_is_not_trusted() {
     );
     let evidence = node.attest(NONCE);
     assert_eq!(
-        fails(&judge(&node, &evidence), Rule::PodContents, "no hash")
+        fails(&appraised(&node, &evidence), Rule::PodContents, "no hash")
             .found
             .unwrap(),
         "no hash, error -95"
@@ -110,7 +110,7 @@ fn what_was_executed_without_a_hash_or_with_half_a_path_is_not_trusted() {
     node.waiting.last_mut().unwrap().1.path_cut = true;
     let evidence = node.attest(NONCE);
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::PodContents,
         "could not be read whole",
     );
@@ -135,11 +135,11 @@ fn a_mapping_that_is_writable_and_executable_at_once_is_refused_whatever_its_con
             let good = FileHash::PreCheck(sha256(content.as_bytes()));
             node.record_execution(actor, kind, path, good);
             let plain = node.clone().attest(NONCE);
-            assert!(judge(&node, &plain).trusted);
+            assert!(appraised(&node, &plain).trusted);
             node.waiting.last_mut().unwrap().1.writable = true;
             let seq = node.waiting.last().unwrap().1.seq;
             let evidence = node.attest(NONCE);
-            let verdict = judge(&node, &evidence);
+            let verdict = appraised(&node, &evidence);
             let finding = fails(&verdict, rule, words);
             assert_eq!(finding.path.as_deref(), Some(path.as_bytes()));
             assert_eq!(finding.seq, Some(seq));
@@ -164,7 +164,7 @@ fn each_writable_mapping_of_one_file_is_a_finding_beside_what_its_content_is() {
         node.waiting.last_mut().unwrap().1.writable = true;
     }
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let count = |words: &str| verdict.failures().filter(|f| f.text.contains(words)).count();
     assert_eq!(count("mapped writable and executable at once"), 2, "{verdict}");
     assert_eq!(count("not the one that the policy accepts"), 1, "{verdict}");
@@ -183,7 +183,7 @@ fn a_record_of_something_else_that_says_it_is_a_writable_mapping_is_refused() {
         }
         node.waiting.last_mut().unwrap().1.writable = true;
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         fails(&verdict, Rule::PodContents, "of something else than a mapping");
         assert_eq!(verdict.pod(pod(3)).unwrap().state, State::Untrusted, "{verdict}");
     }
@@ -195,7 +195,7 @@ fn a_file_that_no_reference_has_is_refused_and_where_its_content_belongs_is_said
     node.execute(&Actor::pod(pod(3), "/bin/app"), "/tmp/app", &sha256(b"3/bin/app"));
     let evidence = node.attest(NONCE);
     let finding = fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::PodContents,
         "no reference value has a file at this path",
     );
@@ -207,7 +207,7 @@ fn a_suspect_record_never_lets_its_pod_be_trusted_whatever_it_ran() {
     let mut node = busy();
     node.execute_good(&Actor::intruder(pod(3), "/bin/app"), "/bin/app");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let finding = fails(&verdict, Rule::PodContents, "suspect");
     assert_eq!(finding.found.as_deref(), Some("process /bin/app"));
     assert_eq!(verdict.node.suspect, 2);
@@ -224,7 +224,7 @@ fn an_empty_ancestry_is_suspect() {
     node.execute_good(&Actor::pod(pod(3), "/bin/app"), "/bin/app");
     node.waiting.last_mut().unwrap().1.ancestry.clear();
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::PodContents, "suspect");
+    fails(&appraised(&node, &evidence), Rule::PodContents, "suspect");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn verdicts_that_rest_on_learned_values_say_so() {
     let mut node = busy();
     node.learned = true;
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted && verdict.learned && verdict.pods.iter().all(|p| p.learned));
     assert!(verdict.to_string().contains("LEARNED"));
 }

@@ -159,23 +159,23 @@ struct Says {
     references: HashMap<String, String>,
 }
 
-type Told = Arc<Mutex<Says>>;
+type Said = Arc<Mutex<Says>>;
 
-fn tell(told: &Told, items: Vec<Sandbox>) {
-    told.lock().unwrap().sandboxes = Answer { items }.encode_to_vec();
+fn tell(said: &Said, items: Vec<Sandbox>) {
+    said.lock().unwrap().sandboxes = Answer { items }.encode_to_vec();
 }
 
 /// The answer to a question; none where it hangs.
-async fn answer(told: Told, request: hyper::http::Request<h2::RecvStream>) -> Option<Vec<u8>> {
+async fn answer(said: Said, request: hyper::http::Request<h2::RecvStream>) -> Option<Vec<u8>> {
     let method = request.uri().path().strip_prefix("/runtime.v1.RuntimeService/");
     match method.unwrap() {
-        "ListPodSandbox" => Some(told.lock().unwrap().sandboxes.clone()),
-        "ListContainers" => Some(told.lock().unwrap().containers.clone()),
+        "ListPodSandbox" => Some(said.lock().unwrap().sandboxes.clone()),
+        "ListContainers" => Some(said.lock().unwrap().containers.clone()),
         "ContainerStatus" => {
             let asked = request.into_body().data().await.unwrap().unwrap();
             // Behind the head of a message: whether it is compressed, and its length.
             let id = Question::decode(&asked[5..]).unwrap().container_id;
-            let image_ref = told.lock().unwrap().references.get(&id)?.clone();
+            let image_ref = said.lock().unwrap().references.get(&id)?.clone();
             let status = Some(Status { id, image_ref });
             Some(StatusAnswer { status }.encode_to_vec())
         }
@@ -184,20 +184,20 @@ async fn answer(told: Told, request: hyper::http::Request<h2::RecvStream>) -> Op
 }
 
 /// A runtime that answers with these bytes.
-fn runtime(socket: &Path, told: Told) {
+fn runtime(socket: &Path, said: Said) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let told = Arc::clone(&told);
+            let said = Arc::clone(&said);
             tokio::spawn(async move {
                 let Ok(mut connection) = h2::server::handshake(stream).await else {
                     return;
                 };
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let told = Arc::clone(&told);
+                    let said = Arc::clone(&said);
                     tokio::spawn(async move {
-                        let Some(message) = answer(told, request).await else {
+                        let Some(message) = answer(said, request).await else {
                             return std::future::pending().await;
                         };
                         let mut body = vec![0];
@@ -282,16 +282,16 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         whole,
     ];
     let config = config(dir.path(), sinks);
-    let told = Told::default();
+    let said = Said::default();
     tell(
-        &told,
+        &said,
         vec![
             sandbox(pod(1), "shop", "till"),
             sandbox(pod(2), "shop", "book"),
             sandbox(pod(3), "bank", "till"),
         ],
     );
-    runtime(config.runtimes.cri_socket().unwrap(), Arc::clone(&told));
+    runtime(config.runtimes.cri_socket().unwrap(), Arc::clone(&said));
     let names = Names::default();
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(ask(
@@ -329,7 +329,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
     }
 
     // Pod 3 calls itself something else from now on, and so does its namespace.
-    tell(&told, vec![sandbox(pod(3), "shop", "book")]);
+    tell(&said, vec![sandbox(pod(3), "shop", "book")]);
     come(|| names.of(pod(3)).unwrap().namespace == "shop").await;
     // Rounds that wait, and one that is being made, may still go by the old names; none after them does.
     let old: Vec<u64> = sinks.status().iter().map(|s| s.delivered + s.waiting).collect();
@@ -344,16 +344,16 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         .iter()
         .map(|arrived| {
             let mut evidence = Evidence::from_cbor(&arrived.payload).unwrap();
-            let mut judged = engine.verdict(&evidence, &arrived.nonce());
-            assert!(judged.trusted, "{judged}");
-            let told = judged.pods[2].told.take().unwrap();
+            let mut appraised = engine.verdict(&evidence, &arrived.nonce());
+            assert!(appraised.trusted, "{appraised}");
+            let said = appraised.pods[2].told.take().unwrap();
             evidence.pods.clear();
-            let mut untold = engine.verdict(&evidence, &arrived.nonce());
-            for pod in untold.pods.iter_mut().chain(&mut judged.pods) {
+            let mut unnamed = engine.verdict(&evidence, &arrived.nonce());
+            for pod in unnamed.pods.iter_mut().chain(&mut appraised.pods) {
                 pod.told = None;
             }
-            assert_eq!(judged, untold);
-            told
+            assert_eq!(appraised, unnamed);
+            said
         })
         .collect();
     assert_eq!(spaces, ["bank/pod-3", "shop/pod-3"].map(String::from).into());
@@ -402,9 +402,9 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
     std::fs::remove_file(&socket).unwrap();
     error("No such file").await;
 
-    let told = Told::default();
-    tell(&told, vec![sandbox(pod(1), "shop", "till")]);
-    runtime(&socket, Arc::clone(&told));
+    let said = Said::default();
+    tell(&said, vec![sandbox(pod(1), "shop", "till")]);
+    runtime(&socket, Arc::clone(&said));
     until(&sinks, |all| all[1].delivered > 0).await;
     for (bytes, why) in [
         (
@@ -424,7 +424,7 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
         (vec![0x0a; 17 << 20], "OutOfRange"),
         (vec![0x0a, 3, 0x12, 9, 9], "pod 0 of the answer"),
     ] {
-        told.lock().unwrap().sandboxes = bytes;
+        said.lock().unwrap().sandboxes = bytes;
         error(why).await;
         assert!(names.of(pod(1)).is_some(), "what was told before stands");
     }
@@ -451,7 +451,7 @@ async fn heard(end: &mut tokio::sync::mpsc::Receiver<Vec<Stated>>, pods: &[u8]) 
 async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_hangs_is_named_by_the_list() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("cri.sock");
-    let told = Told::default();
+    let said = Said::default();
     let of = |n: u8, sandbox: &str| Sandbox {
         id: sandbox.repeat(32),
         ..self::sandbox(pod(n), "shop", "till")
@@ -459,15 +459,15 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     // Somebody wrote an annotation that is longer than anything that is read.
     let mut annotated = of(9, "d9");
     annotated.annotations = [("a".to_owned(), "b".repeat(600_000))].into();
-    tell(&told, vec![annotated.clone(), of(1, "d1")]);
+    tell(&said, vec![annotated.clone(), of(1, "d1")]);
     let containers = vec![container("c1", "d1", "hangs"), container("c2", "d1", "web")];
     let index = format!("registry.example/shop/web@sha256:{}", "01".repeat(32));
     {
-        let mut says = told.lock().unwrap();
+        let mut says = said.lock().unwrap();
         says.containers = Containers { containers }.encode_to_vec();
         says.references = [("c2".repeat(32), index.clone())].into();
     }
-    runtime(&socket, Arc::clone(&told));
+    runtime(&socket, Arc::clone(&said));
     let names = Names::default();
     let (_stop, stopped) = watch::channel(false);
     let (line, mut end) = Line::new(4);
@@ -495,11 +495,11 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     assert!(status.error.unwrap().contains("pod 0 of the answer"));
 
     // The kernel shows a directory that has no name.
-    tell(&told, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);
+    tell(&said, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);
     line.wants(Unnamed { seen: 1, left: 1 });
     heard(&mut end, &[1, 2]).await;
     // It has none yet, and is asked for until it has.
-    tell(&told, vec![of(1, "d1"), of(2, "d2"), of(3, "d3")]);
+    tell(&said, vec![of(1, "d1"), of(2, "d2"), of(3, "d3")]);
     heard(&mut end, &[1, 2, 3]).await;
     come(|| names.status().unwrap().error.is_none()).await;
 }
