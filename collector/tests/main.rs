@@ -5,11 +5,11 @@
 //! tests within the crate, beside what they test.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod appraised;
 mod command;
 mod common;
 mod delivery;
 mod handover;
-mod judged;
 mod keylime_push;
 mod registers;
 mod rounds;

@@ -225,7 +225,7 @@ async fn a_dead_and_a_slow_sink_delay_no_other_and_each_has_nonces_and_positions
 }
 
 #[tokio::test]
-async fn a_full_spool_drops_rounds_says_so_and_loses_nothing_that_they_would_have_told() {
+async fn a_full_spool_drops_rounds_says_so_and_loses_nothing_that_they_would_have_reported() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("late.sock");
     let config = config(dir.path(), vec![sink("late", SinkKind::Unix, &socket)]);

@@ -4,7 +4,9 @@
 //! [`Checkpoint`]. IMA measures the file when the collector reads it once, so its SHA-256 stands in the list
 //! and in PCR 10.
 
-use crate::{Digest, Error, PodUid, Result, merkle::Hash, serde_bytes_hex, td::Binding, text::told, wire};
+use crate::{
+    Digest, Error, PodUid, Result, merkle::Hash, serde_bytes_hex, td::Binding, text::library_message, wire,
+};
 use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, iana};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
@@ -264,7 +266,10 @@ impl SealedCheckpoint {
                     what: "checkpoint",
                 }
             }
-            other => Error::malformed(0, format!("checkpoint is not a COSE_Sign1: {}", told(&other))),
+            other => Error::malformed(
+                0,
+                format!("checkpoint is not a COSE_Sign1: {}", library_message(&other)),
+            ),
         })?;
         let again = sign1
             .clone()

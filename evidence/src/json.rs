@@ -6,7 +6,7 @@
 
 use crate::{
     Error, Result,
-    text::{quoted, told},
+    text::{library_message, quoted},
 };
 use serde::{
     Deserialize, Serialize,
@@ -98,7 +98,7 @@ pub fn value(bytes: &[u8], what: &'static str, limit: usize) -> Result<Value> {
         }),
         Err(error) => Err(Error::malformed(
             offset(bytes, &error),
-            format!("{what} as JSON: {}", told(&error)),
+            format!("{what} as JSON: {}", library_message(&error)),
         )),
     }
 }
@@ -129,10 +129,14 @@ pub fn from_slice<T: DeserializeOwned + Serialize>(
     limit: usize,
 ) -> Result<T> {
     let read = value(bytes, what, limit)?;
-    let typed: T = serde_json::from_slice(bytes)
-        .map_err(|e| Error::malformed(offset(bytes, &e), format!("{what} as JSON: {}", told(&e))))?;
-    let again =
-        serde_json::to_value(&typed).map_err(|e| Error::malformed(0, format!("{what}: {}", told(&e))))?;
+    let typed: T = serde_json::from_slice(bytes).map_err(|e| {
+        Error::malformed(
+            offset(bytes, &e),
+            format!("{what} as JSON: {}", library_message(&e)),
+        )
+    })?;
+    let again = serde_json::to_value(&typed)
+        .map_err(|e| Error::malformed(0, format!("{what}: {}", library_message(&e))))?;
     if again != read {
         return Err(Error::NotDeterministic { what });
     }

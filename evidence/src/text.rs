@@ -69,7 +69,7 @@ pub fn quoted(bytes: impl AsRef<[u8]>) -> String {
 /// stays.
 ///
 /// Texts of `serde` end with `, expected ` and names that the program chose.
-pub fn told(error: &impl core::fmt::Display) -> String {
+pub fn library_message(error: &impl core::fmt::Display) -> String {
     let text = error.to_string();
     let own = text.rfind(", expected ").unwrap_or(text.len());
     let (said, own) = text.split_at(own);
@@ -164,15 +164,15 @@ mod tests {
             second: u8,
         }
         let error = serde_json::from_str::<Known>(&format!("{{\"{}\": 1}}", "A".repeat(5000))).unwrap_err();
-        let text = told(&error);
+        let text = library_message(&error);
         assert!(text.matches('A').count() <= MAX_FOREIGN, "{text}");
         assert!(text.contains("expected `first` or `second` at line 1"), "{text}");
         // The parser's own words within untrusted input change nothing.
         let hostile = format!("{{\"x, expected {}\": 1}}", "A".repeat(5000));
-        let text = told(&serde_json::from_str::<Known>(&hostile).unwrap_err());
+        let text = library_message(&serde_json::from_str::<Known>(&hostile).unwrap_err());
         assert!(text.matches('A').count() <= MAX_FOREIGN, "{text}");
         assert!(text.contains("expected `first` or `second`"), "{text}");
         let short = serde_json::from_str::<Known>("{\"other\": 1}").unwrap_err();
-        assert_eq!(told(&short), short.to_string());
+        assert_eq!(library_message(&short), short.to_string());
     }
 }

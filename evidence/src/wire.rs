@@ -5,7 +5,7 @@
 //! again, and begins only where what it will hold in memory is within a budget: input of many tiny items is
 //! refused before anything is allocated for it.
 
-use crate::{Error, Result, text::told};
+use crate::{Error, Result, text::library_message};
 use minicbor::{Decode, Encode};
 
 /// The version of every format here that states one.
@@ -82,7 +82,7 @@ pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(
                 what,
             }
         } else {
-            Error::malformed(offset, format!("{what}: {}", told(&e)))
+            Error::malformed(offset, format!("{what}: {}", library_message(&e)))
         }
     })?;
     if decoder.position() != bytes.len() {

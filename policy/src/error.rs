@@ -1,6 +1,6 @@
 //! The one error type of the model: why a policy or a reference file cannot be used.
 
-use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::text::{library_message, quoted};
 
 /// Why a policy or a reference file was refused. Lines and columns count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +60,7 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 /// What a parser says, without the place that it repeats at the end: an [`Error::Syntax`] begins with it.
 pub(crate) fn without_place(error: &impl core::fmt::Display) -> String {
-    let mut why = told(error);
+    let mut why = library_message(error);
     if let Some(at) = why.rfind(" at line ") {
         why.truncate(at);
     }

@@ -46,7 +46,7 @@ pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
-pub use lookup::{Allowed, Basis, Judgement, PodPolicy, Policy};
+pub use lookup::{Allowed, Basis, ContentMatch, PodPolicy, Policy};
 pub use name::Name;
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, FileSystem, FileSystems, GuardLevel, GuardPolicy, Kexec,

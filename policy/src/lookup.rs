@@ -22,7 +22,7 @@ pub const MAX_TOTAL_LEN: u64 = 2 * 1024 * 1024 * 1024;
 
 /// What the reference values say of a content at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Judgement {
+pub enum ContentMatch {
     /// This content is accepted there.
     Accepted {
         /// What accepts it.
@@ -39,10 +39,10 @@ pub enum Judgement {
     },
 }
 
-impl Judgement {
-    /// Whether it is [`Judgement::Accepted`].
+impl ContentMatch {
+    /// Whether it is [`ContentMatch::Accepted`].
     pub fn is_accepted(&self) -> bool {
-        matches!(self, Judgement::Accepted { .. })
+        matches!(self, ContentMatch::Accepted { .. })
     }
 }
 
@@ -136,8 +136,8 @@ pub struct Allowed {
 }
 
 impl Allowed {
-    /// Whether an exclude of the policy or of one of the reference files hides this path. [`Allowed::judge`]
-    /// does not ask.
+    /// Whether an exclude of the policy or of one of the reference files hides this path.
+    /// [`Allowed::look_up`] does not ask.
     pub fn hides(&self, name: Name<'_>) -> Hidden {
         let mut gave_up = false;
         for excludes in self.excludes() {
@@ -178,7 +178,7 @@ impl Allowed {
     }
 
     /// Judges `digest` found at a path.
-    pub fn judge(&self, name: Name<'_>, digest: &Digest) -> Judgement {
+    pub fn look_up(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
         let mut learned = None;
         for indexed in &self.references {
             if indexed.accepts(name, digest) {
@@ -187,7 +187,7 @@ impl Allowed {
             }
         }
         if let Some(learned) = learned {
-            return Judgement::Accepted {
+            return ContentMatch::Accepted {
                 basis: Basis::Own,
                 learned,
             };
@@ -198,9 +198,9 @@ impl Allowed {
             .flat_map(|indexed| indexed.expected(name))
             .collect();
         if expected.is_empty() {
-            return Judgement::UnknownPath;
+            return ContentMatch::UnknownPath;
         }
-        Judgement::WrongHash {
+        ContentMatch::WrongHash {
             expected: expected.into_iter().cloned().collect(),
         }
     }
@@ -359,50 +359,50 @@ impl Policy {
     /// Judges a content found on the host: by its own values; where those do not know the path, by the
     /// runtime files' contents, since runc executes a copy of itself (path `/` or a memfd) before it enters a
     /// pod's cgroup.
-    pub fn judge_host(&self, name: Name<'_>, digest: &Digest) -> Judgement {
-        match self.host.judge(name, digest) {
-            Judgement::UnknownPath if self.runtime_files.contains_key(digest) => Judgement::Accepted {
+    pub fn look_up_host(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
+        match self.host.look_up(name, digest) {
+            ContentMatch::UnknownPath if self.runtime_files.contains_key(digest) => ContentMatch::Accepted {
                 basis: Basis::RuntimeFile,
                 learned: self.runtime_files.get(digest).is_some_and(|learned| *learned),
             },
-            Judgement::UnknownPath if cgpath_evidence::probe::number(name.bytes(), digest).is_some() => {
-                Judgement::Accepted {
+            ContentMatch::UnknownPath if cgpath_evidence::probe::number(name.bytes(), digest).is_some() => {
+                ContentMatch::Accepted {
                     basis: Basis::Probe,
                     learned: false,
                 }
             }
-            judgement => judgement,
+            matched => matched,
         }
     }
 
     /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files
     /// by hash. `None` if the policy does not know the pod.
-    pub fn judge_pod(&self, uid: &PodUid, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
-        let own = self.pods.get(uid)?.allowed.judge(name, digest);
+    pub fn look_up_pod(&self, uid: &PodUid, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
+        let own = self.pods.get(uid)?.allowed.look_up(name, digest);
         if own.is_accepted() {
             return Some(own);
         }
-        let sandbox = self.sandbox.judge(name, digest);
-        if let Judgement::Accepted { learned, .. } = sandbox {
-            return Some(Judgement::Accepted {
+        let sandbox = self.sandbox.look_up(name, digest);
+        if let ContentMatch::Accepted { learned, .. } = sandbox {
+            return Some(ContentMatch::Accepted {
                 basis: Basis::Sandbox,
                 learned,
             });
         }
         if let Some(learned) = self.runtime_files.get(digest) {
-            return Some(Judgement::Accepted {
+            return Some(ContentMatch::Accepted {
                 basis: Basis::RuntimeFile,
                 learned: *learned,
             });
         }
         Some(match (own, sandbox) {
-            (Judgement::WrongHash { mut expected }, Judgement::WrongHash { expected: more }) => {
+            (ContentMatch::WrongHash { mut expected }, ContentMatch::WrongHash { expected: more }) => {
                 expected.extend(more);
                 expected.sort();
                 expected.dedup();
-                Judgement::WrongHash { expected }
+                ContentMatch::WrongHash { expected }
             }
-            (Judgement::UnknownPath, other) | (other, _) => other,
+            (ContentMatch::UnknownPath, other) | (other, _) => other,
         })
     }
 
@@ -428,7 +428,7 @@ impl Policy {
             .collect()
     }
 
-    /// Reads what [`Policy::judge_host`] will read for these contents, some 30 at most: it changes nothing
+    /// Reads what [`Policy::look_up_host`] will read for these contents, some 30 at most: it changes nothing
     /// but how long that takes where there are many reference values.
     pub fn look_ahead_on_host<'d>(&self, digests: impl Iterator<Item = &'d Digest> + Clone) {
         for indexed in &self.host.references {
@@ -436,13 +436,13 @@ impl Policy {
         }
     }
 
-    /// Whether a path on the host is excluded from judgement; [`Policy::judge_host`] does not ask.
+    /// Whether a path on the host is excluded from judgement; [`Policy::look_up_host`] does not ask.
     pub fn hides_on_host(&self, name: Name<'_>) -> Hidden {
         self.host.hides(name)
     }
 
     /// Whether a path in the pod `uid` is excluded from judgement: by its own excludes or the sandbox's.
-    /// [`Policy::judge_pod`] does not ask.
+    /// [`Policy::look_up_pod`] does not ask.
     pub fn hides_in_pod(&self, uid: &PodUid, name: Name<'_>) -> Hidden {
         let Some(pod) = self.pods.get(uid) else {
             return Hidden::No;

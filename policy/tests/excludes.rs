@@ -388,7 +388,7 @@ fn a_pattern_that_python_refuses_or_that_has_no_equal_is_an_error_with_its_place
 }
 
 #[test]
-fn a_path_that_needs_too_many_steps_is_judged() {
+fn a_path_that_needs_too_many_steps_is_appraised() {
     // Python would go on for ages.
     let list = excludes(&["/(?:a(?=.)|a(?=.)a(?=.))+c"]);
     let path = format!("/{}d", "a".repeat(200));

@@ -78,7 +78,7 @@ print(json.dumps('taken'))",
 }
 
 #[test]
-fn keylime_judges_its_own_lists_by_our_policies_as_by_its_own() {
+fn keylime_appraises_its_own_lists_by_our_policies_as_by_its_own() {
     // Measurement lists of Keylime's tests with the policies that accept them, and what it makes of a policy
     // that does not.
     let list = "10 6309e2c83b7814367bb3912a55e5473454623535 ima-ng sha256:f4845392eca429a4c941a6a07fc32faf843a88c5c3dfa3b9329ab8f4171d9ce3 boot_aggregate
@@ -158,7 +158,7 @@ fn refusal(change: impl FnOnce(&mut Value)) -> String {
 }
 
 #[test]
-fn what_cannot_be_judged_here_is_refused_by_its_name_and_left_out_on_demand() {
+fn what_cannot_be_appraised_here_is_refused_by_its_name_and_left_out_on_demand() {
     assert!(refusal(|p| p["verification-keys"] = json!("{}")).contains("verification-keys"));
     assert!(refusal(|p| p["ima"]["ignored_keyrings"] = json!(["*"])).contains("ima.ignored_keyrings"));
     assert!(refusal(|p| p["ima"]["dm_policy"] = json!({})).contains("ima.dm_policy"));

@@ -2,7 +2,7 @@
 
 use cgpath_evidence::{Bank, Digest, PodUid, Tier};
 use cgpath_policy::{
-    Basis, Error, Judgement, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind,
+    Basis, ContentMatch, Error, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind,
 };
 
 const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
@@ -155,54 +155,57 @@ fn a_file_system_that_nobody_knows_by_this_name_is_an_error_with_its_place() {
 }
 
 #[test]
-fn a_content_is_judged_by_own_values_then_sandbox_then_runtime_files() {
+fn a_content_is_appraised_by_own_values_then_sandbox_then_runtime_files() {
     let policy = load(&yaml()).unwrap();
-    let judge = |path: &str, content: &str| {
+    let look_up = |path: &str, content: &str| {
         policy
-            .judge_pod(&uid(), Name::True(path.as_bytes()), &sha256(content))
+            .look_up_pod(&uid(), Name::True(path.as_bytes()), &sha256(content))
             .unwrap()
     };
-    let accepted = |basis, learned| Judgement::Accepted { basis, learned };
-    assert_eq!(judge("/bin/busybox", "busybox"), accepted(Basis::Own, false));
-    assert_eq!(judge("/bin/learned", "learned"), accepted(Basis::Own, true));
-    assert_eq!(judge("/pause", "pause"), accepted(Basis::Sandbox, false));
+    let accepted = |basis, learned| ContentMatch::Accepted { basis, learned };
+    assert_eq!(look_up("/bin/busybox", "busybox"), accepted(Basis::Own, false));
+    assert_eq!(look_up("/bin/learned", "learned"), accepted(Basis::Own, true));
+    assert_eq!(look_up("/pause", "pause"), accepted(Basis::Sandbox, false));
     assert_eq!(
-        judge("/memfd:runc_cloned:/proc/self/exe", "runc"),
+        look_up("/memfd:runc_cloned:/proc/self/exe", "runc"),
         accepted(Basis::RuntimeFile, false)
     );
-    assert_eq!(judge("/bin/evil", "evil"), Judgement::UnknownPath);
-    assert_eq!(judge("/usr/sbin/cgpathd", "collector"), Judgement::UnknownPath);
+    assert_eq!(look_up("/bin/evil", "evil"), ContentMatch::UnknownPath);
+    assert_eq!(
+        look_up("/usr/sbin/cgpathd", "collector"),
+        ContentMatch::UnknownPath
+    );
     let mut both = vec![sha256("busybox"), sha256("pause's busybox")];
     both.sort();
     assert_eq!(
-        judge("/bin/busybox", "evil"),
-        Judgement::WrongHash { expected: both }
+        look_up("/bin/busybox", "evil"),
+        ContentMatch::WrongHash { expected: both }
     );
 }
 
 #[test]
 fn a_copy_of_a_runtime_file_is_accepted_on_the_host_where_no_value_knows_the_path() {
     let policy = load(&yaml()).unwrap();
-    let accepted = Judgement::Accepted {
+    let accepted = ContentMatch::Accepted {
         basis: Basis::RuntimeFile,
         learned: false,
     };
     // A detached mount's root, as runc 1.1 executes itself from.
-    assert_eq!(policy.judge_host(Name::True(b"/"), &sha256("runc")), accepted);
+    assert_eq!(policy.look_up_host(Name::True(b"/"), &sha256("runc")), accepted);
     assert_eq!(
-        policy.judge_host(Name::True(b"/"), &sha256("collector")),
-        Judgement::UnknownPath
+        policy.look_up_host(Name::True(b"/"), &sha256("collector")),
+        ContentMatch::UnknownPath
     );
     // In place of another program it is still a replacement.
-    let replaced = policy.judge_host(Name::True(b"/usr/sbin/cgpathd"), &sha256("runc"));
-    assert!(matches!(replaced, Judgement::WrongHash { .. }));
+    let replaced = policy.look_up_host(Name::True(b"/usr/sbin/cgpathd"), &sha256("runc"));
+    assert!(matches!(replaced, ContentMatch::WrongHash { .. }));
 }
 
 #[test]
-fn a_pod_that_the_policy_does_not_know_has_no_judgement() {
+fn a_pod_that_the_policy_does_not_know_has_no_appraisal() {
     let policy = load(&yaml()).unwrap();
     assert_eq!(
-        policy.judge_pod(&PodUid([7; 16]), Name::True(b"/bin/busybox"), &sha256("busybox")),
+        policy.look_up_pod(&PodUid([7; 16]), Name::True(b"/bin/busybox"), &sha256("busybox")),
         None
     );
 }
@@ -212,8 +215,8 @@ fn a_digest_of_another_bank_is_not_accepted() {
     let policy = load(&yaml()).unwrap();
     let other = Bank::Sha1.hash(&[b"runc"]);
     assert_eq!(
-        policy.judge_host(Name::True(b"/usr/sbin/runc"), &other),
-        Judgement::WrongHash {
+        policy.look_up_host(Name::True(b"/usr/sbin/runc"), &other),
+        ContentMatch::WrongHash {
             expected: vec![sha256("runc")]
         }
     );
@@ -309,15 +312,18 @@ fn a_name_that_a_list_wrote_is_each_that_the_kernel_writes_so_and_a_true_one_is_
             let policy = with_reference(kind, &paths);
             for name in fit {
                 assert!(
-                    policy.judge_host(*name, &sha256("more")).is_accepted(),
+                    policy.look_up_host(*name, &sha256("more")).is_accepted(),
                     "{path}: {name:?}"
                 );
-                let other = policy.judge_host(*name, &sha256("other"));
-                assert!(matches!(other, Judgement::WrongHash { .. }), "{path}: {name:?}");
+                let other = policy.look_up_host(*name, &sha256("other"));
+                assert!(
+                    matches!(other, ContentMatch::WrongHash { .. }),
+                    "{path}: {name:?}"
+                );
             }
             for name in others {
-                let found = policy.judge_host(*name, &sha256("more"));
-                assert_eq!(found, Judgement::UnknownPath, "{path}: {name:?}");
+                let found = policy.look_up_host(*name, &sha256("more"));
+                assert_eq!(found, ContentMatch::UnknownPath, "{path}: {name:?}");
             }
         }
     }
@@ -327,7 +333,7 @@ fn a_name_that_a_list_wrote_is_each_that_the_kernel_writes_so_and_a_true_one_is_
 fn excludes_hide_both_names_of_a_file_and_no_other() {
     let excludes = |item: &str| cgpath_policy::Excludes::new(vec![item.to_owned()]).unwrap();
     // As a list has it, as the file is called, and with classes of characters.
-    for (item, hidden, judged) in [
+    for (item, hidden, looked_up) in [
         (
             "^/opt/my_app/",
             &[
@@ -357,7 +363,7 @@ fn excludes_hide_both_names_of_a_file_and_no_other() {
         for name in hidden {
             assert_eq!(list.hides(*name), cgpath_policy::Hidden::Yes, "{item}: {name:?}");
         }
-        for name in judged {
+        for name in looked_up {
             assert_eq!(list.hides(*name), cgpath_policy::Hidden::No, "{item}: {name:?}");
         }
     }
@@ -379,22 +385,22 @@ fn probes_of_the_node_check_are_accepted_on_the_host_alone_and_with_their_conten
         cgpath_evidence::probe::content(3),
     );
     let digest = Bank::Sha256.hash(&[&probe]);
-    let accepted = Judgement::Accepted {
+    let accepted = ContentMatch::Accepted {
         basis: Basis::Probe,
         learned: false,
     };
-    assert_eq!(policy.judge_host(Name::True(path), &digest), accepted);
+    assert_eq!(policy.look_up_host(Name::True(path), &digest), accepted);
     assert_eq!(
-        policy.judge_host(Name::True(path), &sha256("other")),
-        Judgement::UnknownPath
+        policy.look_up_host(Name::True(path), &sha256("other")),
+        ContentMatch::UnknownPath
     );
     assert_eq!(
-        policy.judge_host(Name::True(b"/tmp/run"), &digest),
-        Judgement::UnknownPath
+        policy.look_up_host(Name::True(b"/tmp/run"), &digest),
+        ContentMatch::UnknownPath
     );
     assert_eq!(
-        policy.judge_pod(&uid(), Name::True(path), &digest),
-        Some(Judgement::UnknownPath)
+        policy.look_up_pod(&uid(), Name::True(path), &digest),
+        Some(ContentMatch::UnknownPath)
     );
 }
 

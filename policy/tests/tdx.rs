@@ -92,7 +92,7 @@ fn by_default_pcr_10_is_the_anchor_and_the_strictest_of_a_domain_is_asked() {
 }
 
 #[test]
-fn a_key_that_nothing_judges_is_refused() {
+fn a_key_that_nothing_checks_is_refused() {
     let tdx = least() + &boot();
     // Of a TPM, where none is asked for.
     for (accept, top, key) in [
@@ -140,7 +140,7 @@ fn anchors_are_named_once_and_one_register_is_enough() {
 }
 
 #[test]
-fn the_boot_is_judged_or_the_policy_says_that_it_is_not() {
+fn the_boot_is_appraised_or_the_policy_says_that_it_is_not() {
     refused(alone(""), &["tdx.boot", "not judged"]);
     refused(
         alone(&(boot() + "  dangerous-boot-not-judged: true\n")),

@@ -69,7 +69,7 @@ pub fn delta_after(evidence: &Evidence, kept: &Evidence, from: Cursor) -> Eviden
 
 /// A node that booted with this log, and its evidence: the quote covers the registers that the log gives in
 /// these banks.
-pub fn booted(log: &[u8], told: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (Node, Evidence) {
+pub fn booted(log: &[u8], command_line: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (Node, Evidence) {
     let parsed = EventLog::parse(log).unwrap();
     let registers: Vec<_> = banks.iter().map(|bank| parsed.replay(*bank).unwrap()).collect();
     let mut node = Node::boot(KeyKind::EcdsaP256);
@@ -95,7 +95,7 @@ pub fn booted(log: &[u8], told: Option<&str>, banks: &[Bank], nonce: &[u8]) -> (
     evidence.boot = Some(Boot {
         registers,
         log: Some(log.to_vec()),
-        command_line: told.map(|told| told.as_bytes().to_vec()),
+        command_line: command_line.map(|command_line| command_line.as_bytes().to_vec()),
     });
     (node, evidence)
 }

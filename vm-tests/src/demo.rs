@@ -13,7 +13,7 @@ use crate::oci::{self, Image};
 use crate::pods::{Pods, Running, Runtime, container, host_path};
 use crate::scenario::{COLLECTOR_LOG, KnownPod, Node, Plan, Round};
 use anyhow::{Context as _, Result, bail};
-use cgpath_appraisal::{BootJudgement, State};
+use cgpath_appraisal::{BootAppraisal, State};
 use cgpath_evidence::{Evidence, PartitionKey, PodUid, Tier};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -342,19 +342,19 @@ impl Telling<'_> {
         let (what, boot, dangerous) = if self.options.domain.is_some() {
             (
                 "RTMR 0 to 2 are not judged, quotes end in a test's root, and the verdict says so",
-                BootJudgement::NotJudged,
+                BootAppraisal::NotAppraised,
                 &["tdx.dangerous-boot-not-judged", "tdx.dangerous-root"][..],
             )
         } else if self.node.plan.is_measured() {
             (
                 "firmware, kernel and command line are those of the policy, and nothing is dangerous",
-                BootJudgement::Trusted,
+                BootAppraisal::Trusted,
                 &[][..],
             )
         } else {
             (
                 "the boot is not judged, and the verdict says so",
-                BootJudgement::NotJudged,
+                BootAppraisal::NotAppraised,
                 &["dangerous-boot-not-judged"][..],
             )
         };
@@ -417,11 +417,11 @@ pub fn run(options: &DemoOptions) -> Result<Outcome> {
         options,
         stages: Vec::new(),
     };
-    let told = tell(&mut telling, &images, boot_seconds);
+    let outcome = tell(&mut telling, &images, boot_seconds);
     let stages = telling.stages;
     // What the guest said is wanted most when something went wrong.
     keep_logs(&node, &options.out);
-    told?;
+    outcome?;
     let report = options.out.join("report.html");
     write_report(&node, &report)?;
     let last = node.site.last()?;

@@ -86,7 +86,7 @@ pub struct Caught {
 }
 
 /// What one call of `cgpath verify` gave.
-struct Judged {
+struct Appraised {
     /// All findings that fail, with rule, subject and text.
     failures: BTreeSet<(Rule, String, String)>,
     /// The node's state.
@@ -253,7 +253,7 @@ fn refused_by_service(site: &Site, round: &Round) -> Result<()> {
     )
 }
 
-fn verify(site: &Site, file: &std::path::Path, nonce: &[u8]) -> Result<Judged> {
+fn verify(site: &Site, file: &std::path::Path, nonce: &[u8]) -> Result<Appraised> {
     let mut command = site.cgpath(&["--json", "verify"]);
     command
         .arg(file)
@@ -279,7 +279,7 @@ fn verify(site: &Site, file: &std::path::Path, nonce: &[u8]) -> Result<Judged> {
         .failures()
         .map(|f| (f.rule, f.subject.to_string(), f.to_string()))
         .collect();
-    Ok(Judged {
+    Ok(Appraised {
         failures,
         node: verdict.node.state,
     })

@@ -687,7 +687,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compilers_that_are_too_old_are_told_by_their_numbers() {
+    fn compilers_that_are_too_old_are_known_by_their_numbers() {
         for good in [
             "1.90.0",
             "1.97.0-nightly",

@@ -345,7 +345,7 @@ fn each_precondition_that_is_not_met_fails_with_a_remedy_that_says_whether_to_re
 }
 
 #[test]
-fn features_decide_and_an_old_version_is_only_told() {
+fn features_decide_and_an_old_version_is_only_reported() {
     let node = Node::new();
     // RHEL 9's: old by its number, and with everything that was added since.
     node.file("proc/sys/kernel/osrelease", "5.14.0-362.el9.x86_64\n");
@@ -386,7 +386,7 @@ fn a_systemd_that_does_not_load_the_policy_fails_unless_something_else_did() {
 }
 
 #[test]
-fn loadpin_is_judged_by_where_the_policy_lies_and_whether_it_was_loaded() {
+fn loadpin_is_assessed_by_where_the_policy_lies_and_whether_it_was_loaded() {
     let node = Node::new();
     node.file("sys/kernel/security/lsm", "capability,loadpin,bpf,ima");
     // Without the sysctl it is enforced; here the policy was loaded all the same.
@@ -500,7 +500,7 @@ fn rules_that_nobody_shows_are_not_taken_for_good() {
 }
 
 #[test]
-fn the_tpm_is_judged_by_what_it_says() {
+fn the_tpm_is_assessed_by_what_it_says() {
     let node = Node::new();
     let with = |id: &str, change: fn(&mut TpmFacts)| {
         let mut facts = node.facts();
@@ -629,7 +629,7 @@ fn ids_are_unique_and_the_table_and_the_json_show_every_row() {
 }
 
 #[test]
-fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_told() {
+fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_reported() {
     let row = |set: &str| {
         let config = Config::from_parts(Path::new("x"), "", [], &[set.to_owned()]).unwrap();
         let rows = assess(&Node::new().facts(), &config);
@@ -643,7 +643,7 @@ fn a_guard_that_is_off_and_an_enforcement_without_verdicts_are_told() {
 }
 
 #[test]
-fn a_machine_without_a_tpm_is_told_of_one_cause_once() {
+fn a_machine_without_a_tpm_is_given_one_cause_once() {
     let node = Node::new();
     node.without("sys/class/tpm").list(&[("boot_aggregate", b"")]);
     node.file(

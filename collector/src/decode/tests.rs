@@ -377,7 +377,7 @@ fn every_truncation_of_every_record_is_incomplete_and_none_panics() {
 }
 
 #[test]
-fn what_follows_a_record_is_ignored_and_its_length_is_told() {
+fn what_follows_a_record_is_ignored_and_its_length_is_reported() {
     for raw in samples() {
         let mut longer = raw.to_vec();
         longer.resize(raw.len() + 500, 0xee);

@@ -202,7 +202,7 @@ struct Crash;
 /// A collector's run: all that a crash takes away.
 struct Run {
     pipeline: Pipeline,
-    told: usize,
+    stated: usize,
     leaves: BTreeMap<PartitionKey, Vec<Vec<u8>>>,
     /// Records that are shown, since the last seal.
     unsealed: BTreeMap<u64, Vec<u8>>,
@@ -316,7 +316,7 @@ impl World {
 
     /// That nothing which the quote covers is without a name.
     fn check_evidence(&self, run: &Run, in_flight: &[InFlight], base: usize) {
-        let told: BTreeSet<Vec<u8>> = run
+        let stated: BTreeSet<Vec<u8>> = run
             .leaves
             .values()
             .flatten()
@@ -329,7 +329,7 @@ impl World {
             .map(|digest| digest.bytes().to_vec())
             .collect();
         for entry in self.list.iter().take(self.covered as usize).skip(base) {
-            let named = entry.digests.iter().any(|digest| told.contains(digest.bytes()));
+            let named = entry.digests.iter().any(|digest| stated.contains(digest.bytes()));
             let name = String::from_utf8_lossy(&entry.name);
             let marked = self.inside.iter().any(|inside| {
                 inside.name == name
@@ -396,7 +396,7 @@ impl Run {
     fn new(w: &World) -> Run {
         Run {
             pipeline: Pipeline::new(w.setup()),
-            told: 0,
+            stated: 0,
             leaves: BTreeMap::new(),
             unsealed: BTreeMap::new(),
             log: vec![],
@@ -511,8 +511,8 @@ impl Run {
                 self.answers.push(id);
             }
             Action::PollList => {
-                while let Some(entry) = w.list.get(self.told).cloned() {
-                    self.told += 1;
+                while let Some(entry) = w.list.get(self.stated).cloned() {
+                    self.stated += 1;
                     self.tell(w, Signal::List(Box::new(entry)), fuel)?;
                 }
                 self.tell(w, Signal::ListPolled, fuel)?;
@@ -1074,8 +1074,8 @@ proptest! {
                     sent[*i] = true;
                     run.tell(&mut w, KernelRecord::Decoded(Box::new(raw.clone())), &mut fuel).unwrap();
                 }
-                if *poll && let Some(entry) = w.list.get(run.told).cloned() {
-                    run.told += 1;
+                if *poll && let Some(entry) = w.list.get(run.stated).cloned() {
+                    run.stated += 1;
                     run.tell(&mut w, Signal::List(Box::new(entry)), &mut fuel).unwrap();
                 }
             }

@@ -145,10 +145,10 @@ fn budget_rows(budgets: &Budgets, rows: &mut Vec<(&str, String)>) {
     }
     rows.push(("budgets", all));
     let is_much = |used: u64, of: u32| of != 0 && used >= u64::from(of).div_ceil(2);
-    let is_told = |pod: &&PodUse| {
+    let is_shown = |pod: &&PodUse| {
         pod.refused > 0 || is_much(pod.used, budgets.burst) || is_much(pod.entries, budgets.entries)
     };
-    for pod in budgets.top.iter().filter(is_told) {
+    for pod in budgets.top.iter().filter(is_shown) {
         let mut text = format!(
             "{}: {} of {} units used, {} entries",
             pod.name(),
@@ -165,9 +165,9 @@ fn budget_rows(budgets: &Budgets, rows: &mut Vec<(&str, String)>) {
         }
         rows.push(("budget", text));
     }
-    let told = budgets.top.iter().filter(|pod| pod.refused > 0).count() as u64;
-    if budgets.beyond > told {
-        let more = format!("{} more pods went beyond theirs", budgets.beyond - told);
+    let shown = budgets.top.iter().filter(|pod| pod.refused > 0).count() as u64;
+    if budgets.beyond > shown {
+        let more = format!("{} more pods went beyond theirs", budgets.beyond - shown);
         rows.push(("budget", more));
     }
 }

@@ -42,7 +42,7 @@ async fn attest(agent: &mut Agent<Reopened>, pause: &mut u64, keylime: &Keylime)
 }
 
 #[tokio::test]
-async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_only_what_is_new() {
+async fn keylime_registers_the_node_appraises_it_as_its_policy_says_and_is_sent_only_what_is_new() {
     let keylime = Keylime::start();
     let mut node = Node::boot(KeyKind::Rsa2048);
     let mut agent = node.agent(&keylime);
@@ -61,8 +61,8 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
     let mut pause = 0;
     let sent = attest(&mut agent, &mut pause, &keylime).await;
     assert_eq!((sent.offset, sent.entries), (0, 5));
-    let judgement = keylime.judgement(AGENT).await;
-    assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+    let appraisal = keylime.appraisal(AGENT).await;
+    assert_eq!(appraisal["evaluation"], "pass", "{}", keylime.log("verifier"));
     assert_eq!(keylime.status(AGENT).await, "PASS");
 
     // Known files again: only they are sent; and nothing where nothing is new.
@@ -70,8 +70,8 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
     for (offset, entries) in [(5, 1), (6, 0)] {
         let sent = attest(&mut agent, &mut pause, &keylime).await;
         assert_eq!((sent.offset, sent.entries), (offset, entries));
-        let judgement = keylime.judgement(AGENT).await;
-        assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+        let appraisal = keylime.appraisal(AGENT).await;
+        assert_eq!(appraisal["evaluation"], "pass", "{}", keylime.log("verifier"));
     }
 
     // The same agent after a restart goes on where the verifier is.
@@ -79,12 +79,12 @@ async fn keylime_registers_the_node_judges_it_as_its_policy_says_and_is_sent_onl
     node.measure("/usr/bin/b");
     let sent = attest(&mut agent, &mut pause, &keylime).await;
     assert_eq!((sent.offset, sent.entries), (6, 1));
-    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "pass");
+    assert_eq!(keylime.appraisal(AGENT).await["evaluation"], "pass");
 
     node.measure("/tmp/evil");
     let sent = attest(&mut agent, &mut pause, &keylime).await;
     assert_eq!((sent.offset, sent.entries), (7, 1));
-    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert_eq!(keylime.appraisal(AGENT).await["evaluation"], "fail");
     assert_eq!(keylime.status(AGENT).await, "FAIL");
     assert!(
         keylime
@@ -160,7 +160,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
     keylime.add(AGENT, &node.digests).await;
     let mut pause = 0;
     attest(&mut agent, &mut pause, &keylime).await;
-    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "pass");
+    assert_eq!(keylime.appraisal(AGENT).await["evaluation"], "pass");
     let tpm = node.tpm();
     let (ak, endorsement) = tpm
         .with(|tpm| Ok((tpm.ak_sized(), tpm.endorsement()?)))
@@ -201,7 +201,7 @@ async fn another_nonce_another_key_and_another_token_are_refused() {
         .submit(Method::PATCH, &latest, &token, "attestation", collected)
         .await;
     assert_eq!(status, 202, "{answer}");
-    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert_eq!(keylime.appraisal(AGENT).await["evaluation"], "fail");
     assert!(
         keylime
             .log("verifier")
@@ -281,7 +281,7 @@ async fn until(sinks: &Sinks, keylime: &Keylime, done: impl Fn(&SinkStatus) -> b
 }
 
 #[tokio::test]
-async fn the_sink_attests_as_often_as_it_is_told_opens_sessions_anew_and_says_how_it_fares() {
+async fn the_sink_attests_as_often_as_it_is_configured_opens_sessions_anew_and_says_how_it_fares() {
     let keylime = Keylime::start_with("session_lifetime = 5\nextend_token_on_attestation = False");
     let node = Node::boot(KeyKind::Rsa2048);
     let certificate = node.certify_endorsement().await;
@@ -428,14 +428,14 @@ async fn keylime_ties_the_boot_log_to_the_quote_and_to_the_list_and_refuses_anot
     keylime.add_with(AGENT, &node.digests, policy.into()).await;
     let mut pause = 0;
     attest(&mut agent, &mut pause, &keylime).await;
-    let judgement = keylime.judgement(AGENT).await;
-    assert_eq!(judgement["evaluation"], "pass", "{}", keylime.log("verifier"));
+    let appraisal = keylime.appraisal(AGENT).await;
+    assert_eq!(appraisal["evaluation"], "pass", "{}", keylime.log("verifier"));
     assert_eq!(keylime.count("verifier", "against measured boot log"), 1);
 
     let mut other = FIRMWARE;
     other[9].2 = b"linux /vmlinuz quiet init=/bin/sh\0";
     let mut agent = node.agent_with(&keylime, node.tpm(), Some(boot_log(&other)));
     attest(&mut agent, &mut pause, &keylime).await;
-    assert_eq!(keylime.judgement(AGENT).await["evaluation"], "fail");
+    assert_eq!(keylime.appraisal(AGENT).await["evaluation"], "fail");
     assert!(keylime.log("verifier").contains("For PCR 8 and hash"));
 }

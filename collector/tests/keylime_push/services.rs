@@ -341,7 +341,7 @@ enabled_revocation_notifications = []
     }
 
     /// The verifier's judgement of the latest attestation, once it has one.
-    pub async fn judgement(&self, agent: &str) -> Value {
+    pub async fn appraisal(&self, agent: &str) -> Value {
         let path = format!("/v3.0/agents/{agent}/attestations/latest");
         let until = Instant::now() + Duration::from_secs(180);
         loop {

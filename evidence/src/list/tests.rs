@@ -343,7 +343,7 @@ fn names_of_any_bytes_and_of_4096_bytes_are_read_and_only_safe_ones_written_as_a
 }
 
 #[test]
-fn an_unknown_template_is_framed_in_binary_and_told_with_its_offset() {
+fn an_unknown_template_is_framed_in_binary_and_reported_with_its_offset() {
     let data = ima_ng_data(ByteOrder::Little, b"/x", b"c");
     let bytes = record(
         ByteOrder::Little,

@@ -118,12 +118,12 @@ pub fn from_domain(evidence: &Evidence) -> Result<LearnedDomain, DomainError> {
         *own = origin.value;
     }
     let log = evidence.td.as_ref().and_then(|td| td.ccel.as_deref());
-    let told = evidence
+    let command_line = evidence
         .boot
         .as_ref()
         .and_then(|boot| boot.command_line.as_deref());
     let boot = log
-        .map(|log| from_ccel(registers.each_ref().map(digest), log, told))
+        .map(|log| from_ccel(registers.each_ref().map(digest), log, command_line))
         .transpose()?;
     Ok(LearnedDomain { body, origin, boot })
 }

@@ -11,7 +11,7 @@ use crate::stream::{Decompress, Hashing};
 use crate::tarball::{Kind, TarReader};
 use crate::tree::Tree;
 use crate::{Error, HashOptions, Progress, Result};
-use cgpath_evidence::text::{quoted, told};
+use cgpath_evidence::text::{library_message, quoted};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::reference::{Reference, Source, SourceKind};
 use serde::Deserialize;
@@ -478,7 +478,7 @@ fn parse<T: for<'de> Deserialize<'de>>(what: &str, path: &str, bytes: &[u8]) -> 
         Error::Malformed {
             what: format!("{what}: {path}"),
             offset,
-            why: told(&e),
+            why: library_message(&e),
         }
     })
 }

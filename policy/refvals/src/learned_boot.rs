@@ -142,14 +142,14 @@ impl<'a> Log<'a> {
     }
 
     /// The texts of command lines by the event's offset; `None` where none is known that was measured.
-    fn lines(&self, told: Option<&str>) -> BTreeMap<u64, Option<String>> {
+    fn lines(&self, command_line: Option<&str>) -> BTreeMap<u64, Option<String>> {
         let lines: Vec<CommandLine> = self.log.command_lines().collect();
         let said: BTreeSet<&str> = lines.iter().filter_map(CommandLine::text).collect();
         // GRUB measures the line, and hands it over with a word before it.
         let with_image: Vec<String> = said.iter().map(|text| format!("{BOOT_IMAGE}{text}")).collect();
         let known = said
             .into_iter()
-            .chain(told)
+            .chain(command_line)
             .chain(with_image.iter().map(String::as_str))
             .filter(|text| can_be_written(text));
         let mut by_digest = BTreeMap::new();
@@ -260,7 +260,7 @@ pub fn from_boot(boot: &Boot) -> Result<Learned, BootError> {
 pub(crate) fn from_ccel(
     registers: [Digest; BOOT_RTMRS],
     log: &[u8],
-    told: Option<&[u8]>,
+    command_line: Option<&[u8]>,
 ) -> Result<Learned, BootError> {
     let log = EventLog::parse_ccel(log)?;
     let this = Log {
@@ -269,7 +269,7 @@ pub(crate) fn from_ccel(
         banks: vec![Bank::Sha384],
         registers: vec![registers.to_vec()],
     };
-    this.learn(told)
+    this.learn(command_line)
 }
 
 impl Log<'_> {
@@ -290,7 +290,7 @@ impl Log<'_> {
         Ok(())
     }
 
-    fn learn(&self, told: Option<&[u8]>) -> Result<Learned, BootError> {
+    fn learn(&self, command_line: Option<&[u8]>) -> Result<Learned, BootError> {
         self.replays()?;
         let Log { log, set, .. } = self;
         let mut values = BootPolicy {
@@ -308,7 +308,7 @@ impl Log<'_> {
             events: log.events().len(),
         };
         let mut remarks = Vec::new();
-        let lines = self.lines(told.and_then(|told| core::str::from_utf8(told).ok()));
+        let lines = self.lines(command_line.and_then(|command_line| core::str::from_utf8(command_line).ok()));
         // Of these registers and types each event is named.
         let mut groups = BTreeSet::from([(u32::from(set.applications()), EventType::APPLICATION)]);
         for event in self.events() {

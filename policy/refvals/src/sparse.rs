@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_is_told_by_its_records_and_what_is_none_is_no_sparse_file() {
+    fn each_format_is_known_by_its_records_and_what_is_none_is_no_sparse_file() {
         let map = Map::Here(vec![(0, 2), (9, 5)]);
         let zero = [
             ("size", "20"),

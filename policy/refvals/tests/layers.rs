@@ -500,7 +500,7 @@ impl Compared {
         match (expected, &found) {
             (Ok(expected), Ok(found)) if expected == found => self.files += found.len(),
             (Err(_), Err(_)) => self.refused += 1,
-            _ => self.wrong.push(told(seed, stack, expected, &found)),
+            _ => self.wrong.push(stated(seed, stack, expected, &found)),
         }
         if expected.is_ok() {
             for name in stack.iter().flatten().flat_map(features) {
@@ -541,7 +541,7 @@ impl Compared {
 }
 
 /// A stack and what came of it, for people.
-fn told(
+fn stated(
     seed: u64,
     stack: &[Vec<Item>],
     expected: &Result<Files, String>,

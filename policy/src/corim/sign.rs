@@ -1,7 +1,7 @@
 //! Signed manifests: COSE_Sign1 with ES256, the signer's name in the protected header. Draft section 4.2.
 
 use super::{Error, Result, cbor::CborReader};
-use cgpath_evidence::text::{foreign, told};
+use cgpath_evidence::text::{foreign, library_message};
 use coset::{
     CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, RegisteredLabelWithPrivate,
     TaggedCborSerializable, cbor::Value, iana,
@@ -32,7 +32,7 @@ pub fn sign(unsigned: &[u8], signer: &str, key: &SigningKey) -> Result<Vec<u8>> 
     Encoder::new(&mut meta)
         .map(1)
         .and_then(|e| e.u8(0)?.map(1)?.u8(0)?.str(signer))
-        .map_err(|e| refuse(told(&e)))?;
+        .map_err(|e| refuse(library_message(&e)))?;
     let header = HeaderBuilder::new()
         .algorithm(iana::Algorithm::ES256)
         .content_type(CONTENT_TYPE.to_owned())
@@ -51,7 +51,7 @@ pub fn sign(unsigned: &[u8], signer: &str, key: &SigningKey) -> Result<Vec<u8>> 
         })
         .build()
         .to_tagged_vec()
-        .map_err(|e| refuse(told(&e)))
+        .map_err(|e| refuse(library_message(&e)))
 }
 
 /// What is in a COSE_Sign1.
@@ -82,7 +82,7 @@ pub(super) fn open(bytes: &[u8], base: usize, key: Option<&VerifyingKey>, now: u
         _ => Ok(r.bytes()?.len()),
     })?;
     let offset = reader.offset() - length;
-    let sign1 = CoseSign1::from_slice(bytes).map_err(|e| refuse(told(&e)))?;
+    let sign1 = CoseSign1::from_slice(bytes).map_err(|e| refuse(library_message(&e)))?;
     let protected = &sign1.protected.header;
     if !protected.crit.is_empty() {
         return Err(refuse(

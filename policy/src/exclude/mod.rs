@@ -13,7 +13,7 @@ mod translate;
 
 use crate::Name;
 use cgpath_evidence::list::as_listed;
-use cgpath_evidence::text::{foreign, told};
+use cgpath_evidence::text::{foreign, library_message};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -86,7 +86,14 @@ impl Excludes {
                 .backtrack_limit(STEP_LIMIT)
                 .delegate_size_limit(COMPILED_LIMIT)
                 .build()
-                .map_err(|e| error(&items, 0, 0, format!("it cannot be compiled: {}", told(&e))))
+                .map_err(|e| {
+                    error(
+                        &items,
+                        0,
+                        0,
+                        format!("it cannot be compiled: {}", library_message(&e)),
+                    )
+                })
         };
         let translated = translate::joined(&items, Of::Itself)?;
         let regex = Some(compile(&translated)?);

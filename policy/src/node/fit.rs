@@ -15,7 +15,7 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
     let has_pcr = anchors.contains(&Anchor::Pcr10);
     let has_rtmr = anchors.iter().any(|anchor| anchor.rtmr().is_some());
     const NOT_PCR: &str = "leave it out, or name pcr-10 in `accept.anchors`";
-    let unjudged = "nothing judges it: `accept.anchors` does not name pcr-10";
+    let unchecked = "nothing judges it: `accept.anchors` does not name pcr-10";
     let of_pcr = [
         ("accept.banks", !node.accept.banks.is_empty()),
         ("boot", node.boot.is_some()),
@@ -31,7 +31,7 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
         ));
     }
     if let Some((key, _)) = of_pcr.into_iter().find(|(_, is_there)| !has_pcr && *is_there) {
-        return Some((key, unjudged, NOT_PCR));
+        return Some((key, unchecked, NOT_PCR));
     }
     let tdx = match (&node.tdx, has_rtmr) {
         (None, false) => return None,

@@ -132,7 +132,7 @@ fn written() -> Vec<u8> {
 }
 
 #[test]
-fn a_policys_reference_values_come_back_the_same_and_judge_the_same() {
+fn a_policys_reference_values_come_back_the_same_and_appraise_the_same() {
     let read = unsigned(&written()).unwrap();
     assert_eq!(read.manifest, manifest());
     assert_eq!(read.signer, None);

@@ -191,7 +191,7 @@ fn what_could_change_the_meaning_and_is_not_understood_is_refused_by_its_place()
 }
 
 #[test]
-fn other_manifests_that_it_depends_on_are_told_and_not_fetched() {
+fn other_manifests_that_it_depends_on_are_reported_and_not_fetched() {
     let locator = Value::Map(vec![(
         number(0),
         Value::Tag(32, Box::new(text("https://example.com/x"))),

@@ -92,7 +92,7 @@ fn nonce(n: u64) -> Vec<u8> {
     format!("the nonce of round {n}").into_bytes()
 }
 
-fn judged(
+fn appraised(
     evidence: &Evidence,
     policy: &cgpath_policy::Policy,
     context: &Context,
@@ -165,7 +165,7 @@ fn verify(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
         let (read, decode) = timed(|| Evidence::from_cbor(&bytes))?;
         let read = read?;
         let started = Instant::now();
-        let (verdict, took) = timed(|| judged(&read, &policy, &context).map(|(verdict, _)| verdict))?;
+        let (verdict, took) = timed(|| appraised(&read, &policy, &context).map(|(verdict, _)| verdict))?;
         let wall = started.elapsed().as_secs_f64();
         verdict?;
         if round > 0 {
@@ -228,7 +228,7 @@ fn round(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
 fn tenant(entries: u64) -> Result<serde_json::Value, Error> {
     let mut node = node(entries, 1);
     let first = node.attest(&nonce(0));
-    let (_, state) = judged(&first, &node.policy(), &node.context(&nonce(0), None))?;
+    let (_, state) = appraised(&first, &node.policy(), &node.context(&nonce(0), None))?;
     drop(first);
     host(&mut node, entries, entries + NEW);
     let evidence = node.attest(&nonce(1));

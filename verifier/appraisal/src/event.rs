@@ -246,7 +246,7 @@ pub fn take(
             .map_err(|e| wrong(&format!("base64url: {e}")))
     };
     let header: Header = serde_json::from_slice(&bytes(protected)?)
-        .map_err(|e| wrong(&format!("header: {}", crate::text::told(&e))))?;
+        .map_err(|e| wrong(&format!("header: {}", crate::text::library_message(&e))))?;
     if header.alg != "ES256" || header.typ != TYP {
         return Err(wrong("alg is not ES256, or typ is another"));
     }
@@ -260,7 +260,8 @@ pub fn take(
     if header.iat.saturating_sub(now) > MAX_AHEAD {
         return Err(Refused::Ahead(header.iat - now));
     }
-    let event: CloudEvent = serde_json::from_slice(body).map_err(|e| Refused::Body(crate::text::told(&e)))?;
+    let event: CloudEvent =
+        serde_json::from_slice(body).map_err(|e| Refused::Body(crate::text::library_message(&e)))?;
     let expected = source(key);
     if event.source != expected {
         return Err(Refused::Source {

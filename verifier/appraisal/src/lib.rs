@@ -73,7 +73,7 @@ pub use inputs::context::{
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
-    AwaitedPod, BootJudgement, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
+    AwaitedPod, BootAppraisal, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict, SeenFile, State,
     TdVerdict, Verdict,
 };
 pub use rules::Rule;

@@ -16,7 +16,7 @@ use crate::inputs::round::{Rebuild, Round};
 use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::results::verdict;
 use crate::results::verdict::{
-    AwaitedPod, BootJudgement, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
+    AwaitedPod, BootAppraisal, NodeVerdict, PodVerdict, State, TdVerdict, Verdict,
 };
 use crate::rules::opinion::Scene;
 use crate::rules::v02_coverage::Coverage;
@@ -28,7 +28,7 @@ use crate::rules::v05_pending::{Pending, Question};
 use crate::rules::v05_sealed::Sealed;
 use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::{Concluded, Names};
-use crate::rules::v09_contents::Judged;
+use crate::rules::v09_contents::Usage;
 use crate::rules::v14_guard::Watch;
 use crate::rules::{
     Rule, v02_bound, v02_coverage, v03_template, v04_readers, v05_join, v05_sealed, v06_losses, v10_boot,
@@ -49,8 +49,8 @@ pub(crate) struct Progress {
     /// Sealed records whose cgroup is not known: number and path.
     nameless: Vec<(u64, Vec<u8>)>,
     watch: Watch,
-    judged: Judged,
-    boot: Option<(BootJudgement, Findings)>,
+    usage: Usage,
+    boot: Option<(BootAppraisal, Findings)>,
     /// RTMR 0 to 2: as long as they are these, what was said of the boot holds.
     boot_rtmrs: Option<[Register; BOOT_RTMRS]>,
     /// Entries that accepted evidence covered when a kernel was started by kexec.
@@ -93,7 +93,7 @@ impl Progress {
         };
         let mut progress = Progress::default();
         let verdict = progress
-            .judge(round, asked, false)
+            .appraise(round, asked, false)
             .unwrap_or_else(|Rebuild| unreachable!("nothing is out of order where nothing came before"));
         (verdict, progress)
     }
@@ -116,7 +116,7 @@ impl Progress {
             now: context.now,
             keeps: true,
         };
-        let verdict = self.judge(round, asked, true)?;
+        let verdict = self.appraise(round, asked, true)?;
         // What is not to be believed is worded and placed by an appraisal of everything.
         if verdict.state.is_none() || !self.is_kept {
             return Err(Rebuild);
@@ -136,10 +136,10 @@ impl Progress {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.kept.weight() + self.judged.weight()
+        self.kept.weight() + self.usage.weight()
     }
 
-    fn judge(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
+    fn appraise(&mut self, round: &Round<'_>, asked: Asked<'_>, follows: bool) -> Result<Verdict, Rebuild> {
         let Asked { policy, context, .. } = asked;
         let mut findings = Findings::default();
         let mut notes = Vec::new();
@@ -176,7 +176,7 @@ impl Progress {
             open,
             nameless,
             watch,
-            judged,
+            usage,
             kexecs,
             impostors,
             kept,
@@ -291,39 +291,39 @@ impl Progress {
             impostors,
         };
         let pending = if is_recorded {
-            judged.step(&scene, &records);
+            usage.step(&scene, &records);
             let question = Question {
                 round,
                 scene: &scene,
                 view: &view,
                 open,
                 tail: tail.clone(),
-                judged,
+                usage,
                 nameless,
                 before,
                 now: context.now,
             };
             question.conclude(&mut findings)
         } else {
-            judged.step_attested(&scene);
+            usage.step_attested(&scene);
             Pending {
-                unattributed: judged.untagged(policy, &mut findings),
+                unattributed: usage.untagged(policy, &mut findings),
                 ..Pending::default()
             }
         };
-        judged.foundations(policy, &mut findings);
+        usage.foundations(policy, &mut findings);
         let rtmrs = anchors.rtmr.and_then(|(rtmr, _)| said.boot_rtmrs(rtmr, register));
         if follows && rtmrs != *boot_rtmrs {
             return Err(Rebuild);
         }
         *boot_rtmrs = rtmrs;
-        let boot_judgement = match boot {
-            Some((judgement, told)) => {
-                findings.absorb(told);
-                *judgement
+        let boot_appraisal = match boot {
+            Some((appraisal, stated)) => {
+                findings.absorb(stated);
+                *appraisal
             }
             None => {
-                let mut told = Findings::default();
+                let mut stated = Findings::default();
                 let of_pcr = anchors.has_pcr.then(|| {
                     v10_boot::check(
                         round,
@@ -331,17 +331,17 @@ impl Progress {
                         said.tpm.as_ref(),
                         coverage.as_ref(),
                         policy,
-                        &mut told,
+                        &mut stated,
                     )
                 });
                 let of_td = anchors.rtmr.map(|(_, policy)| {
-                    v10_boot::check_td(round, &view.lines, rtmrs.as_ref(), policy, &mut told)
+                    v10_boot::check_td(round, &view.lines, rtmrs.as_ref(), policy, &mut stated)
                 });
                 let both = of_pcr.into_iter().chain(of_td);
-                let judgement = both.reduce(v10_boot::worse).unwrap_or(BootJudgement::Absent);
-                findings.absorb(&told);
-                *boot = Some((judgement, told));
-                judgement
+                let appraisal = both.reduce(v10_boot::worse).unwrap_or(BootAppraisal::Absent);
+                findings.absorb(&stated);
+                *boot = Some((appraisal, stated));
+                appraisal
             }
         };
         let case = Case {
@@ -349,7 +349,7 @@ impl Progress {
             asked,
             scene: &scene,
             sealed,
-            judged,
+            usage,
             said: &said,
             anchors,
             register,
@@ -359,7 +359,7 @@ impl Progress {
         let outcome = Outcome {
             pending,
             lost,
-            boot: boot_judgement,
+            boot: boot_appraisal,
         };
         let verdict = case.conclude(outcome, findings, notes);
         // Nothing goes on from what is not to be believed, nor where there is no checkpoint to go on from.
@@ -389,7 +389,7 @@ struct Case<'c, 'a> {
     asked: Asked<'c>,
     scene: &'c Scene<'a>,
     sealed: &'c Sealed,
-    judged: &'c Judged,
+    usage: &'c Usage,
     said: &'c Said,
     anchors: Anchors<'c>,
     register: &'c RegisterChain,
@@ -401,7 +401,7 @@ struct Case<'c, 'a> {
 struct Outcome {
     pending: Pending,
     lost: u64,
-    boot: BootJudgement,
+    boot: BootAppraisal,
 }
 
 impl Case<'_, '_> {
@@ -417,7 +417,7 @@ impl Case<'_, '_> {
         let Outcome { pending, lost, boot } = outcome;
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
         let names = Names {
-            told: round.pods,
+            stated: round.pods,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,
@@ -428,7 +428,7 @@ impl Case<'_, '_> {
             suspect,
             learned,
             node: deviations,
-        } = self.judged.conclude(&pending.late, &names, &mut findings);
+        } = self.usage.conclude(&pending.late, &names, &mut findings);
         acceptances.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = findings

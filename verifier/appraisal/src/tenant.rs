@@ -25,7 +25,7 @@ use crate::rules::v04_chain::Chain;
 use crate::rules::v05_join::Owned;
 use crate::rules::v07_history::{Present, Relation};
 use crate::rules::v08_pods::Names;
-use crate::rules::v09_contents::Judged;
+use crate::rules::v09_contents::Usage;
 use crate::rules::{
     Rule, v01_quote, v02_coverage, v03_template, v04_chain, v05_join, v06_losses, v07_history,
 };
@@ -130,7 +130,7 @@ pub fn verify(
             "the quoted nonce commits to {challenges} nonce(s) of readers, yours among them"
         ));
     }
-    Ok(case.judge(notes))
+    Ok(case.appraise(notes))
 }
 
 /// The quoted nonce, where it commits to the expected one, and to how many in all. Then the quote was made
@@ -155,7 +155,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn judge(&self, mut notes: Vec<String>) -> TenantVerdict {
+    fn appraise(&self, mut notes: Vec<String>) -> TenantVerdict {
         let (bundle, context) = (self.bundle, self.context);
         let mut findings = Findings::default();
         if bundle.pod != self.pod {
@@ -596,17 +596,17 @@ impl Case<'_> {
             kexecs: &[],
             impostors: &[],
         };
-        let mut judged = Judged::default();
-        judged.step(&scene, &records);
+        let mut usage = Usage::default();
+        usage.step(&scene, &records);
         let accepted = Acceptances::default();
         let names = Names {
-            told: &[],
+            stated: &[],
             predating: &[],
             provenance: Provenance::Observed,
             policy: self.policy,
             accepted: &accepted,
         };
-        let concluded = judged.conclude(&BTreeMap::new(), &names, findings);
+        let concluded = usage.conclude(&BTreeMap::new(), &names, findings);
         let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod);
         let own = pod.as_mut().map_or(&mut [][..], |pod| &mut pod.findings);
         // The whole list is looked through for it.

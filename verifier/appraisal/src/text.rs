@@ -2,7 +2,7 @@
 //!
 //! Not here: what a page needs beyond it (see `report::html`).
 
-pub use cgpath_evidence::text::{MAX_FOREIGN, escape, foreign, quoted, told};
+pub use cgpath_evidence::text::{MAX_FOREIGN, escape, foreign, library_message, quoted};
 
 /// `seconds` since 1970-01-01T00:00:00Z as `2026-11-22 01:46:54`, in UTC.
 pub fn utc(seconds: u64) -> String {

@@ -19,7 +19,7 @@ fn tampered() -> Node {
     node
 }
 
-fn judge(node: &mut Node, accepted: &[Accepted], now: u64) -> Verdict {
+fn appraised(node: &mut Node, accepted: &[Accepted], now: u64) -> Verdict {
     let evidence = node.attest(NONCE);
     appraise_accepting(
         &evidence,
@@ -52,7 +52,7 @@ fn statement(verdict: &Verdict, boot_id: [u8; 16], name: &str, from: u64) -> Acc
 #[test]
 fn a_statement_holds_from_its_beginning_until_its_end_for_its_node_and_boot() {
     let mut node = tampered();
-    let verdict = judge(&mut node, &[], NOW);
+    let verdict = appraised(&mut node, &[], NOW);
     let boot = verdict.node.boot_id;
     let cases = [
         (statement(&verdict, boot, NODE, NOW), NOW, true),
@@ -63,7 +63,7 @@ fn a_statement_holds_from_its_beginning_until_its_end_for_its_node_and_boot() {
         (statement(&verdict, [9; 16], NODE, NOW), NOW, false),
     ];
     for (accepted, now, holds) in cases {
-        let verdict = judge(&mut node, std::slice::from_ref(&accepted), now);
+        let verdict = appraised(&mut node, std::slice::from_ref(&accepted), now);
         let expected = if holds { State::Trusted } else { State::Untrusted };
         assert_eq!(
             verdict.pod(pod(4)).unwrap().state,
@@ -89,14 +89,14 @@ fn a_statement_holds_from_its_beginning_until_its_end_for_its_node_and_boot() {
 fn every_statement_that_holds_is_repeated_even_where_its_finding_is_gone() {
     let mut node = tampered();
     let accepted = statement(
-        &judge(&mut node, &[], NOW),
-        judge(&mut node, &[], NOW).node.boot_id,
+        &appraised(&mut node, &[], NOW),
+        appraised(&mut node, &[], NOW).node.boot_id,
         NODE,
         NOW,
     );
     let mut honest = Node::boot(KeyKind::EcdsaP256);
     honest.execute_good(&Actor::pod(pod(4), "/bin/app"), "/bin/app");
-    let verdict = judge(&mut honest, &[accepted], NOW);
+    let verdict = appraised(&mut honest, &[accepted], NOW);
     assert!(verdict.trusted);
     assert!(!verdict.accepted[0].in_use);
 }
@@ -142,7 +142,7 @@ fn a_statement_that_was_changed_or_that_another_key_signed_is_refused() {
     assert!(verify("", key(1).verifying_key()).is_err());
     assert!(verify(&"a".repeat(20_000), key(1).verifying_key()).is_err());
     // The service's other tokens are no statements, though the same key signs them.
-    let verdict = judge(&mut tampered(), &[], NOW);
+    let verdict = appraised(&mut tampered(), &[], NOW);
     let ear = cgpath_appraisal::ear::token(&verdict, None, &key(1)).unwrap();
     assert!(matches!(
         verify(&ear, key(1).verifying_key()),
@@ -160,7 +160,7 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
             &sha256(b"x"),
         );
     }
-    let verdict = judge(&mut node, &[], NOW);
+    let verdict = appraised(&mut node, &[], NOW);
     let boot = verdict.node.boot_id;
     let findings = &verdict.pod(pod(4)).unwrap().findings;
     let accepted: Vec<Accepted> = findings
@@ -171,7 +171,7 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
         })
         .collect();
     assert!(accepted.len() > 100);
-    let verdict = judge(&mut node, &accepted, NOW);
+    let verdict = appraised(&mut node, &accepted, NOW);
     assert_eq!(verdict.pod(pod(4)).unwrap().state, State::Untrusted);
 }
 
@@ -179,9 +179,9 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
 fn a_result_about_one_pod_says_nothing_of_what_was_accepted_for_another() {
     use base64::Engine as _;
     let mut node = tampered();
-    let first = judge(&mut node, &[], NOW);
+    let first = appraised(&mut node, &[], NOW);
     let accepted = statement(&first, first.node.boot_id, NODE, NOW);
-    let verdict = judge(&mut node, &[accepted], NOW);
+    let verdict = appraised(&mut node, &[accepted], NOW);
     let claims = |uid| {
         let token =
             cgpath_appraisal::ear::token_for(&verdict, cgpath_appraisal::ear::Scope::Pod(uid), None, &key(1))

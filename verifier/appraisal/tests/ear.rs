@@ -17,7 +17,7 @@ fn node() -> Node {
     node
 }
 
-fn judge(node: &mut Node) -> Verdict {
+fn appraised(node: &mut Node) -> Verdict {
     let evidence = node.attest(NONCE);
     appraise(&evidence, &node.policy(), &node.context(NONCE, None)).unwrap()
 }
@@ -44,7 +44,7 @@ fn issued(verdict: &Verdict, terms: &Terms<'_>) -> Value {
 
 #[test]
 fn the_claims_are_those_of_the_draft() {
-    let claims = claims(&judge(&mut node()));
+    let claims = claims(&appraised(&mut node()));
     assert_eq!(claims["eat_profile"], "tag:ietf.org,2026:rats/ear#04");
     assert_eq!(claims["iat"], NOW);
     assert_eq!(claims["exp"], NOW + ear::LIFETIME);
@@ -71,7 +71,7 @@ fn the_claims_are_those_of_the_draft() {
 
 #[test]
 fn nothing_is_affirmed_while_a_dangerous_key_is_in_force() {
-    let verdict = judge(&mut node());
+    let verdict = appraised(&mut node());
     assert!(verdict.trusted);
     let with = claims(&verdict);
     assert_eq!(with["submods"]["node"]["ear_status"], "warning");
@@ -80,16 +80,16 @@ fn nothing_is_affirmed_while_a_dangerous_key_is_in_force() {
         "dangerous-boot-not-judged"
     );
     // As it would be with rule V10 judged.
-    let mut judged = verdict;
-    judged.dangerous.clear();
-    assert_eq!(claims(&judged)["submods"]["node"]["ear_status"], "affirming");
+    let mut altered = verdict;
+    altered.dangerous.clear();
+    assert_eq!(claims(&altered)["submods"]["node"]["ear_status"], "affirming");
     assert_eq!(
-        claims(&judged)["submods"][pod(1).to_string()]["ear_status"],
+        claims(&altered)["submods"][pod(1).to_string()]["ear_status"],
         "affirming"
     );
-    judged.pods[0].learned = true;
+    altered.pods[0].learned = true;
     assert_eq!(
-        claims(&judged)["submods"][pod(1).to_string()]["ear_status"],
+        claims(&altered)["submods"][pod(1).to_string()]["ear_status"],
         "warning"
     );
 }
@@ -98,7 +98,7 @@ fn nothing_is_affirmed_while_a_dangerous_key_is_in_force() {
 fn a_tampered_pod_is_contraindicated_alone_and_an_unbelieved_node_altogether() {
     let mut tampered = node();
     tampered.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"evil"));
-    let one = claims(&judge(&mut tampered));
+    let one = claims(&appraised(&mut tampered));
     assert_eq!(
         one["submods"][pod(2).to_string()]["ear_status"],
         "contraindicated"
@@ -115,7 +115,7 @@ fn a_tampered_pod_is_contraindicated_alone_and_an_unbelieved_node_altogether() {
 
     let mut node = node();
     node.ak.attributes = 0;
-    let all = claims(&judge(&mut node));
+    let all = claims(&appraised(&mut node));
     for (name, appraisal) in all["submods"].as_object().unwrap() {
         assert_eq!(appraisal["ear_status"], "contraindicated", "{name}");
         assert_eq!(
@@ -127,7 +127,7 @@ fn a_tampered_pod_is_contraindicated_alone_and_an_unbelieved_node_altogether() {
 
 #[test]
 fn what_is_not_current_says_so_and_affirms_nothing() {
-    let verdict = judge(&mut node());
+    let verdict = appraised(&mut node());
     for (standing, said) in [(Standing::Stale, "stale"), (Standing::Stopped, "stopped")] {
         let terms = Terms {
             standing: Some(standing),
@@ -154,11 +154,11 @@ fn what_is_not_current_says_so_and_affirms_nothing() {
 }
 
 #[test]
-fn who_may_see_pods_alone_is_told_nothing_of_the_nodes_own_rules() {
+fn who_may_see_pods_alone_is_sent_nothing_of_the_nodes_own_rules() {
     // A rule of the node's fails. A reader who may see a pod alone does not learn which one.
     let mut node = node();
     node.ak.attributes = 0;
-    let verdict = judge(&mut node);
+    let verdict = appraised(&mut node);
     assert_eq!(
         claims(&verdict)["submods"]["node"]["ear_verifier_claims"]["failed-rules"][0],
         "V1"
@@ -178,7 +178,7 @@ fn who_may_see_pods_alone_is_told_nothing_of_the_nodes_own_rules() {
 
 #[test]
 fn who_reads_a_result_learns_its_end_and_its_audience() {
-    let verdict = judge(&mut node());
+    let verdict = appraised(&mut node());
     let key = SigningKey::from_slice(&[5; 32]).unwrap();
     let terms = Terms {
         audience: "https://relying.example".into(),

@@ -155,10 +155,10 @@ fn live(life: &[Vec<Step>]) -> usize {
         assert_eq!(EvidenceDelta::from_cbor(&delta.to_cbor()), Ok(delta.clone()));
         let whole = delta.clone().join(kept).unwrap();
         assert_eq!(whole, now.evidence, "the parts are the whole");
-        let judged = follower
+        let appraised = follower
             .as_mut()
             .and_then(|follower| follower.advance(&delta, &now.policy, &now.context, &[]));
-        match judged {
+        match appraised {
             Some(verdict) => {
                 assert_eq!(*verdict, now.verdict, "round {n}: {steps:?}");
                 followed += 1;
@@ -364,7 +364,7 @@ fn what_does_not_follow_is_told_apart_by_name() {
 }
 
 #[test]
-fn a_list_that_was_cut_is_named_and_is_judged_whole_where_its_beginning_is_kept() {
+fn a_list_that_was_cut_is_named_and_is_appraised_whole_where_its_beginning_is_kept() {
     let (mut node, first, _, now) = second();
     for cut in [1, 3, first.evidence.list.len() - 1, first.evidence.list.len()] {
         let mut evidence = now.evidence.clone();

@@ -5,7 +5,7 @@ use cgpath_testkit::{KeyKind, Node};
 
 const NONCE: &[u8] = b"a nonce of this request";
 
-fn judge(
+fn appraised(
     node: &Node,
     evidence: &cgpath_evidence::Evidence,
     previous: Option<cgpath_appraisal::NodeState>,
@@ -18,7 +18,7 @@ fn an_honest_node_and_its_pods_are_trusted() {
     for kind in [KeyKind::EcdsaP256, KeyKind::Rsassa2048, KeyKind::Rsapss2048] {
         let mut node = Node::busy(kind);
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence, None);
+        let verdict = appraised(&node, &evidence, None);
         assert!(verdict.trusted, "{kind:?}\n{verdict}");
         assert_eq!(verdict.pods.len(), 4);
         assert_eq!(verdict.node.covered, verdict.node.entries);

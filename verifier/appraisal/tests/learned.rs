@@ -1,6 +1,6 @@
 //! What `cgpath policy from-boot` writes of a boot accepts that boot (V10), whatever its log holds.
 
-use cgpath_appraisal::{BootJudgement, Verdict, appraise};
+use cgpath_appraisal::{BootAppraisal, Verdict, appraise};
 use cgpath_evidence::Bank;
 use cgpath_evidence::boot::{EventLog, EventType, REGISTERS};
 use cgpath_refvals::learned_boot::{BootError, Learned, from_boot};
@@ -10,8 +10,8 @@ use proptest::prelude::*;
 const NONCE: &[u8] = b"the nonce of this request";
 
 /// The verdict by what was learned of the boot.
-fn by_its_own_values(log: &[u8], told: Option<&str>, banks: &[Bank]) -> (Learned, Verdict) {
-    let (mut node, evidence) = booted(log, told, banks, NONCE);
+fn by_its_own_values(log: &[u8], command_line: Option<&str>, banks: &[Bank]) -> (Learned, Verdict) {
+    let (mut node, evidence) = booted(log, command_line, banks, NONCE);
     let learned = from_boot(evidence.boot.as_ref().unwrap()).unwrap();
     node.extra_policy = learned.yaml();
     let policy = node.policy();
@@ -35,9 +35,9 @@ fn everything_is_named_or_said(log: &EventLog, learned: &Learned, banks: &[Bank]
         .map(|line| line.event().offset)
         .collect();
     for event in log.events() {
-        let is_judged = (event.pcr as usize) < REGISTERS && event.kind != EventType::NO_ACTION;
+        let is_appraised = (event.pcr as usize) < REGISTERS && event.kind != EventType::NO_ACTION;
         let is_known = || banks.iter().all(|bank| event.is_known(*bank));
-        if !is_judged || lines.contains(&event.offset) || is_known() {
+        if !is_appraised || lines.contains(&event.offset) || is_known() {
             continue;
         }
         let digest = event.digest(banks[0]).unwrap();
@@ -60,10 +60,10 @@ fn everything_is_named_or_said(log: &EventLog, learned: &Learned, banks: &[Bank]
 }
 
 #[track_caller]
-fn accepts_itself(name: &str, log: &[u8], told: Option<&str>, banks: &[Bank]) -> Learned {
-    let (learned, verdict) = by_its_own_values(log, told, banks);
+fn accepts_itself(name: &str, log: &[u8], command_line: Option<&str>, banks: &[Bank]) -> Learned {
+    let (learned, verdict) = by_its_own_values(log, command_line, banks);
     assert!(verdict.trusted, "{name}: {verdict}\n{}", learned.yaml());
-    assert_eq!(verdict.node.boot, BootJudgement::Trusted);
+    assert_eq!(verdict.node.boot, BootAppraisal::Trusted);
     everything_is_named_or_said(&EventLog::parse(log).unwrap(), &learned, banks);
     learned
 }
@@ -72,19 +72,19 @@ fn accepts_itself(name: &str, log: &[u8], told: Option<&str>, banks: &[Bank]) ->
 fn published_logs_are_accepted_by_what_they_teach() {
     // Debian's OVMF, systemd-stub 252 and Linux 6.12, as `evidence/tests/boot` has it.
     let real = include_bytes!("../../../evidence/tests/boot/ovmf-uki-6.12.log");
-    let told = "console=ttyS0 quiet panic=-1 ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
+    let command_line = "console=ttyS0 quiet panic=-1 ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
     for banks in [
         &[Bank::Sha256][..],
         &[Bank::Sha1, Bank::Sha256],
         &[Bank::Sha384],
         &[Bank::Sha256, Bank::Sha512],
     ] {
-        let learned = accepts_itself("OVMF", real, Some(told), banks);
-        assert_eq!(learned.values.command_lines, [told]);
+        let learned = accepts_itself("OVMF", real, Some(command_line), banks);
+        assert_eq!(learned.values.command_lines, [command_line]);
         assert_eq!(learned.values.firmware_deviations, []);
         // Another command line is given, or none: it is bound by its digest.
-        for told in [Some("quiet"), None] {
-            let learned = accepts_itself("OVMF", real, told, banks);
+        for command_line in [Some("quiet"), None] {
+            let learned = accepts_itself("OVMF", real, command_line, banks);
             assert_eq!(learned.values.command_lines, [] as [&str; 0]);
             assert!(
                 learned
@@ -274,7 +274,7 @@ proptest! {
     fn every_log_that_can_be_read_is_accepted_by_what_it_teaches(
         items in proptest::collection::vec(item(), 0..24),
         is_regular in any::<bool>(),
-        told in proptest::option::of(line()),
+        command_line in proptest::option::of(line()),
         both in any::<bool>(),
     ) {
         let mut log = FirmwareLog::good();
@@ -284,7 +284,7 @@ proptest! {
         log.events.extend(items);
         // A locality that stands where none may makes the log unreadable: no item holds one.
         let banks = if both { &FirmwareLog::BANKS[..] } else { &[Bank::Sha256] };
-        accepts_itself("a generated log", &log.bytes(), told.as_deref(), banks);
+        accepts_itself("a generated log", &log.bytes(), command_line.as_deref(), banks);
     }
 }
 
@@ -305,7 +305,7 @@ fn loaded(grub: Option<&str>, options: &str) -> Vec<u8> {
 #[test]
 fn a_loader_that_puts_the_images_name_first_gives_the_line_that_the_kernel_shows() {
     // The UEFI Shell and boot entries: the name is a part of the line, in /proc/cmdline as well.
-    for (options, told) in [
+    for (options, command_line) in [
         (r"vmlinuz.efi root=/dev/vda ro", r"vmlinuz.efi root=/dev/vda ro"),
         (
             "fs0:\\vmlinuz.efi initrd=\\initrd ro\0",
@@ -313,14 +313,24 @@ fn a_loader_that_puts_the_images_name_first_gives_the_line_that_the_kernel_shows
         ),
         ("root=/dev/vda ro\n", "root=/dev/vda ro"),
     ] {
-        let learned = accepts_itself(options, &loaded(None, options), Some(told), &[Bank::Sha256]);
-        assert_eq!(learned.values.command_lines, [told]);
+        let learned = accepts_itself(
+            options,
+            &loaded(None, options),
+            Some(command_line),
+            &[Bank::Sha256],
+        );
+        assert_eq!(learned.values.command_lines, [command_line]);
     }
     // GRUB: what it measured shows what it handed over, though nobody states /proc/cmdline.
     let measured = "/vmlinuz root=/dev/vda ro";
     let shown = format!("BOOT_IMAGE={measured}");
-    for told in [None, Some("quiet"), Some(&*shown)] {
-        let learned = accepts_itself("GRUB", &loaded(Some(measured), &shown), told, &[Bank::Sha256]);
+    for command_line in [None, Some("quiet"), Some(&*shown)] {
+        let learned = accepts_itself(
+            "GRUB",
+            &loaded(Some(measured), &shown),
+            command_line,
+            &[Bank::Sha256],
+        );
         assert_eq!(learned.values.command_lines, [measured, &*shown]);
     }
     // A kernel that adds words of its own shows another line than it measured.

@@ -33,7 +33,7 @@ fn node() -> Node {
     node
 }
 
-fn judge(node: &Node, evidence: &Evidence) -> Verdict {
+fn appraised(node: &Node, evidence: &Evidence) -> Verdict {
     appraise(evidence, &node.policy(), &node.context(NONCE, None)).unwrap()
 }
 
@@ -60,7 +60,7 @@ fn the_quote_is_found_however_far_the_list_has_gone_on_since() {
     for ahead in [0, 4095, 4096, 5000] {
         let mut evidence = quoted.clone();
         evidence.list.extend((0..ahead).map(later));
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(verdict.trusted, "{ahead} ahead\n{verdict}");
         assert_eq!(verdict.node.covered, quoted.list.len() as u64, "{ahead} ahead");
         assert_eq!(verdict.node.entries, evidence.list.len() as u64);
@@ -74,14 +74,14 @@ fn one_altered_entry_among_many_is_found_wherever_it_stands() {
     for place in [1, 512, 1900, good.list.len() - 1] {
         let mut evidence = good.clone();
         evidence.list[place] = later(0);
-        failed(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+        failed(&appraised(&node, &evidence), Rule::Coverage, "no prefix");
         let mut evidence = good.clone();
         let Entry::Full(record) = &mut evidence.list[place] else {
             panic!("every entry is whole")
         };
         let last = record.len() - 1;
         record.truncate(last);
-        let unreadable = judge(&node, &evidence);
+        let unreadable = appraised(&node, &evidence);
         assert!(!unreadable.trusted);
         let named = unreadable
             .node
@@ -98,7 +98,7 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
     node.never_extended.insert(4900);
     let evidence = node.attest(NONCE);
     assert_eq!(
-        failed(&judge(&node, &evidence), Rule::Coverage, "extend-lost"),
+        failed(&appraised(&node, &evidence), Rule::Coverage, "extend-lost"),
         Some(4900)
     );
 
@@ -106,7 +106,7 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
     node.violate(&Actor::host("/sbin/init"), "/var/log/wtmp");
     (0..10).for_each(|n| use_file(&mut node, n));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.covered, evidence.list.len() as u64);
     failed(&verdict, Rule::Violations, "violation");
 }
@@ -119,7 +119,7 @@ fn records_of_equal_entries_take_them_in_turn() {
     node.host_files.insert(path(0).into_bytes(), [content(0)].into());
     (0..MANY).for_each(|_| use_file(&mut node, 0));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
 
     // One more record than entries: somebody's add is not in the list.
@@ -128,7 +128,7 @@ fn records_of_equal_entries_take_them_in_turn() {
     (0..MANY).for_each(|_| use_file(&mut node, 0));
     node.list.pop();
     let evidence = node.attest(NONCE);
-    failed(&judge(&node, &evidence), Rule::Records, "two records say");
+    failed(&appraised(&node, &evidence), Rule::Records, "two records say");
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn records_find_their_entries_in_whatever_order_they_come() {
         }
         let mut honest = node.clone();
         let evidence = node.attest(NONCE);
-        let index = failed(&judge(&node, &evidence), Rule::Records, "has no record");
+        let index = failed(&appraised(&node, &evidence), Rule::Records, "has no record");
         assert_eq!(index, Some(first as u64 + lacking), "order {at}");
 
         honest.record_entry(&actor, path(lacking), &entry(lacking), 0);
         let evidence = honest.attest(NONCE);
-        let verdict = judge(&honest, &evidence);
+        let verdict = appraised(&honest, &evidence);
         assert!(verdict.trusted, "order {at}\n{verdict}");
     }
 }
@@ -175,6 +175,6 @@ fn a_sequence_number_given_twice_is_named_among_many() {
     let records = records.max_by_key(|records| records.len()).unwrap();
     let (first, other) = (records[10].seq, records.len() - 5);
     records[other].seq = first;
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     failed(&verdict, Rule::Records, "sequence number was given twice");
 }

@@ -63,14 +63,14 @@ impl Case {
         }
     }
 
-    fn judge(&self) -> Verdict {
+    fn appraise(&self) -> Verdict {
         appraise(&self.evidence, &self.policy, &self.node.context(NONCE, None)).unwrap()
     }
 
     /// The verdict if the log that is handed over is this one.
-    fn told(&mut self, log: &FirmwareLog) -> Verdict {
+    fn shown(&mut self, log: &FirmwareLog) -> Verdict {
         self.evidence.boot.as_mut().unwrap().log = Some(log.bytes());
-        self.judge()
+        self.appraise()
     }
 }
 
@@ -92,7 +92,7 @@ fn says(verdict: &Verdict, words: &str) {
 
 #[test]
 fn an_image_that_was_accepted_is_trusted_by_its_digests_alone() {
-    let verdict = Case::new(&uki(), &of_uki()).judge();
+    let verdict = Case::new(&uki(), &of_uki()).appraise();
     assert!(verdict.trusted, "{verdict}");
 }
 
@@ -107,23 +107,23 @@ fn registers_of_a_boot_and_events_of_an_image_go_together_and_the_image_can_chan
     };
     learned.registers.retain(|pcr, _| ![4, 8, 9].contains(pcr));
     let joined = |image: &str| learned.to_yaml(&[]) + image.strip_prefix("boot:\n").unwrap();
-    let judge = |log: &FirmwareLog, boot: &str| Case::new(log, boot).judge();
-    let verdict = judge(&log, &joined(&of_uki()));
+    let appraised = |log: &FirmwareLog, boot: &str| Case::new(log, boot).appraise();
+    let verdict = appraised(&log, &joined(&of_uki()));
     assert!(verdict.trusted, "{verdict}");
 
     let mut next = log.clone();
     let image = next.events.iter_mut().find(|event| event.2 == b"image 1");
     image.unwrap().2 = b"image 2".to_vec();
-    fails(&judge(&next, &joined(&of_uki())), "another image");
+    fails(&appraised(&next, &joined(&of_uki())), "another image");
     let of_next = of_uki().replace(&sha256(b"image 1").to_string(), &sha256(b"image 2").to_string());
-    let verdict = judge(&next, &joined(&of_next));
+    let verdict = appraised(&next, &joined(&of_next));
     assert!(verdict.trusted, "{verdict}");
 
     let mut firmware = log;
     firmware.events[0].2 = b"firmware 2".to_vec();
     firmware.events[0].3 = b"firmware 2".to_vec();
-    fails(&judge(&firmware, &joined(&of_uki())), "another firmware");
-    let verdict = judge(&firmware, &of_uki());
+    fails(&appraised(&firmware, &joined(&of_uki())), "another firmware");
+    let verdict = appraised(&firmware, &of_uki());
     assert!(
         verdict.trusted,
         "the image's values alone say nothing of it: {verdict}"
@@ -162,7 +162,7 @@ fn another_image_or_command_line_is_hidden_under_no_type_tag_or_text() {
         let mut log = uki();
         log.events.push(item.clone());
         let mut case = Case::new(&log, &of_uki());
-        fails(&case.judge(), "as it is");
+        fails(&case.appraise(), "as it is");
         let mut texts: Vec<Vec<u8>> = vec![
             item.3.clone(),
             item.2.clone(),
@@ -175,9 +175,9 @@ fn another_image_or_command_line_is_hidden_under_no_type_tag_or_text() {
         texts.extend(KNOWN.iter().map(|known| known.data.to_vec()));
         for kind in kinds() {
             for text in &texts {
-                let (_, told_kind, _, told) = log.events.last_mut().unwrap();
-                (*told_kind, *told) = (kind, text.clone());
-                let verdict = case.told(&log);
+                let (_, shown_kind, _, shown) = log.events.last_mut().unwrap();
+                (*shown_kind, *shown) = (kind, text.clone());
+                let verdict = case.shown(&log);
                 fails(&verdict, &format!("{item:?} as {kind} with {text:?}"));
             }
         }
@@ -201,11 +201,11 @@ fn what_was_accepted_is_not_accepted_under_another_type() {
             continue;
         }
         let mut case = Case::new(&good, &boot);
-        assert!(case.judge().trusted);
+        assert!(case.appraise().trusted);
         for kind in kinds().filter(|kind| *kind != good.events[at].1) {
             let mut log = good.clone();
             log.events[at].1 = kind;
-            fails(&case.told(&log), &format!("{:?} as {kind}", good.events[at]));
+            fails(&case.shown(&log), &format!("{:?} as {kind}", good.events[at]));
         }
     }
 }
@@ -227,20 +227,20 @@ fn each_part_of_an_image_must_have_been_measured() {
     ] {
         let mut log = uki();
         log.events.retain(|(_, _, measured, _)| measured != missing);
-        says(&Case::new(&log, &of_uki()).judge(), words);
+        says(&Case::new(&log, &of_uki()).appraise(), words);
     }
     // What is optional may be missing, and nothing may stand in its place.
     let kernel = format!("digests: [\"{}\"]", sha256(b"kernel 1"));
     let optional = of_uki().replace(&kernel, &format!("{kernel}, optional: true"));
     assert_ne!(optional, of_uki());
-    assert!(Case::new(&uki(), &optional).judge().trusted);
+    assert!(Case::new(&uki(), &optional).appraise().trusted);
     let mut log = uki();
     log.events.retain(|(_, _, measured, _)| measured != b"kernel 1");
-    assert!(Case::new(&log, &optional).judge().trusted);
+    assert!(Case::new(&log, &optional).appraise().trusted);
     log.events
         .push((4, EventType::APPLICATION, b"kernel 2".to_vec(), vec![0; 40]));
     says(
-        &Case::new(&log, &optional).judge(),
+        &Case::new(&log, &optional).appraise(),
         "was measured, which the policy does not accept",
     );
     // Digests under one name are alternatives: an image and its successor.
@@ -250,15 +250,15 @@ fn each_part_of_an_image_must_have_been_measured() {
         &format!("[\"{other}\", \"{}\"]", sha256(b"kernel 1")),
     );
     assert_ne!(both, of_uki());
-    assert!(Case::new(&uki(), &both).judge().trusted);
+    assert!(Case::new(&uki(), &both).appraise().trusted);
     let mut next = uki();
     next.events
         .iter_mut()
         .filter(|item| item.2 == b"kernel 1")
         .for_each(|item| item.2 = b"kernel 2".to_vec());
-    assert!(Case::new(&next, &both).judge().trusted);
+    assert!(Case::new(&next, &both).appraise().trusted);
     says(
-        &Case::new(&next, &of_uki()).judge(),
+        &Case::new(&next, &of_uki()).appraise(),
         "was measured, which the policy does not accept",
     );
 }
@@ -269,7 +269,7 @@ fn what_the_profile_fixes_is_accepted_where_it_is_what_was_hashed() {
     let with = |item: Item| {
         let mut log = uki();
         log.events.insert(1, item);
-        Case::new(&log, &of_uki()).judge()
+        Case::new(&log, &of_uki()).appraise()
     };
     let verdict = with((4, EventType::EFI_ACTION, calling.clone(), calling.clone()));
     assert!(verdict.trusted, "{verdict}");
@@ -302,12 +302,12 @@ fn a_pinned_register_accepts_what_is_not_named_and_nothing_else_does() {
     );
     log.events.push(command);
     says(
-        &Case::new(&log, &of_uki()).judge(),
+        &Case::new(&log, &of_uki()).appraise(),
         "EV_IPL \"grub_cmd: set root=hd0\"",
     );
     let value = &log.registers(Bank::Sha256).values()[8].clone();
     let pinned = of_uki().replace("boot:\n", &format!("boot:\n  registers: {{8: [\"{value}\"]}}\n"));
-    let verdict = Case::new(&log, &pinned).judge();
+    let verdict = Case::new(&log, &pinned).appraise();
     assert!(verdict.trusted, "{verdict}");
     log.events.push((
         8,
@@ -315,7 +315,7 @@ fn a_pinned_register_accepts_what_is_not_named_and_nothing_else_does() {
         b"set x=1".to_vec(),
         b"grub_cmd: set x=1\0".to_vec(),
     ));
-    let verdict = Case::new(&log, &pinned).judge();
+    let verdict = Case::new(&log, &pinned).appraise();
     says(&verdict, "PCR 8 is not one that the policy accepts");
     says(&verdict, "grub_cmd: set x=1");
     // A line that the log states is judged though its register is pinned.
@@ -329,7 +329,7 @@ fn a_pinned_register_accepts_what_is_not_named_and_nothing_else_does() {
     let value = &line.registers(Bank::Sha256).values()[8].clone();
     let pinned = of_uki().replace("boot:\n", &format!("boot:\n  registers: {{8: [\"{value}\"]}}\n"));
     says(
-        &Case::new(&line, &pinned).judge(),
+        &Case::new(&line, &pinned).appraise(),
         "the kernel command line is not one",
     );
 }
@@ -351,7 +351,7 @@ fn hundreds_of_unknown_events_hide_no_other_finding() {
         EVIL.into(),
         format!("kernel_cmdline: {EVIL}\0").into_bytes(),
     ));
-    let verdict = Case::new(&log, &of_uki()).judge();
+    let verdict = Case::new(&log, &of_uki()).appraise();
     says(
         &verdict,
         "the kernel command line is not one that the policy accepts",
@@ -380,7 +380,7 @@ fn odd() -> FirmwareLog {
 #[test]
 fn what_a_firmware_does_otherwise_is_accepted_by_its_own_key_and_said_in_each_verdict() {
     let boot = learned(&odd());
-    let verdict = Case::new(&odd(), &boot).judge();
+    let verdict = Case::new(&odd(), &boot).appraise();
     assert!(verdict.trusted, "{verdict}");
     let tolerated: Vec<_> = verdict
         .node
@@ -402,7 +402,7 @@ fn what_a_firmware_does_otherwise_is_accepted_by_its_own_key_and_said_in_each_ve
     assert_eq!(relaxed.count(), 4, "{:?}", verdict.relaxations);
     // Without the key each of them fails.
     let (without, _) = boot.split_once("  firmware-deviations:").unwrap();
-    let verdict = Case::new(&odd(), without).judge();
+    let verdict = Case::new(&odd(), without).appraise();
     for words in ["for PCR 3", "for PCR 5", "for PCR 6", "is not what was measured"] {
         says(&verdict, words);
     }
@@ -426,7 +426,7 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
         "    - {{pcr: 0, type: EV_S_CRTM_VERSION, name: x, digests: [\"{}\"]}}\n",
         sha256(b"firmware 1")
     );
-    let verdict = Case::new(&text, &deviating(&text, &[], &right)).judge();
+    let verdict = Case::new(&text, &deviating(&text, &[], &right)).appraise();
     assert!(verdict.trusted, "{verdict}");
     for wrong in [
         right.replace("pcr: 0", "pcr: 1"),
@@ -436,7 +436,7 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
             &sha256(b"firmware 2").to_string(),
         ),
     ] {
-        let verdict = Case::new(&text, &deviating(&text, &[], &wrong)).judge();
+        let verdict = Case::new(&text, &deviating(&text, &[], &wrong)).appraise();
         says(
             &verdict,
             "what the boot log says of an event is not what was measured",
@@ -447,7 +447,7 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
     other
         .events
         .push((0, EventType(8), b"more".to_vec(), b"more".to_vec()));
-    let verdict = Case::new(&other, &deviating(&text, &[], &right)).judge();
+    let verdict = Case::new(&other, &deviating(&text, &[], &right)).appraise();
     says(
         &verdict,
         "what the boot log says of an event is not what was measured",
@@ -460,7 +460,7 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
         .insert(1, (6, EventType::SEPARATOR, vec![0; 4], vec![0; 4]));
     let zeros = sha256(&[0; 4]);
     let right = format!("    - {{pcr: 6, type: EV_SEPARATOR, name: x, count: 2, digests: [\"{zeros}\"]}}\n");
-    let verdict = Case::new(&doubled, &deviating(&doubled, &[], &right)).judge();
+    let verdict = Case::new(&doubled, &deviating(&doubled, &[], &right)).appraise();
     assert!(verdict.trusted, "{verdict}");
     for wrong in [
         right.replace("count: 2", "count: 3"),
@@ -468,7 +468,7 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
         right.replace("pcr: 6", "pcr: 7"),
         right.replace(&zeros.to_string(), &sha256(&[1, 0, 0, 0]).to_string()),
     ] {
-        let verdict = Case::new(&doubled, &deviating(&doubled, &[], &wrong)).judge();
+        let verdict = Case::new(&doubled, &deviating(&doubled, &[], &wrong)).appraise();
         says(&verdict, "separator without an error for PCR 6");
     }
     let mut missing = uki();
@@ -478,11 +478,11 @@ fn a_deviation_is_accepted_for_this_register_type_digest_and_number_alone() {
     let right = "    - {pcr: 6, type: EV_SEPARATOR, name: x, count: 0}\n";
     assert!(
         Case::new(&missing, &deviating(&missing, &[], right))
-            .judge()
+            .appraise()
             .trusted
     );
     says(
-        &Case::new(&doubled, &deviating(&doubled, &[], right)).judge(),
+        &Case::new(&doubled, &deviating(&doubled, &[], right)).appraise(),
         "separator without an error for PCR 6",
     );
 }

@@ -26,7 +26,7 @@ fn policy_with(node: &Node, from: &str, to: &str) -> Result<Policy, String> {
     .map_err(|e| e.to_string())
 }
 
-fn judge(node: &mut Node, policy: &Policy) -> Verdict {
+fn appraised(node: &mut Node, policy: &Policy) -> Verdict {
     let evidence = node.attest(NONCE);
     appraise(&evidence, policy, &node.context(NONCE, None)).unwrap()
 }
@@ -45,7 +45,7 @@ fn the_two_lists_name_what_is_unknown_and_what_differs_once_each() {
     let mut node = tampered();
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
     let policy = node.policy();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     let shown = verdict.pod(pod(1)).unwrap();
     let list = |list: &[cgpath_appraisal::Deviation]| -> Vec<_> {
         list.iter().map(|d| (d.path.clone(), d.digest.clone())).collect()
@@ -79,7 +79,7 @@ fn a_verdict_lists_a_thousand_files_and_counts_the_others() {
         );
     }
     let policy = node.policy();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     let shown = verdict.pod(pod(1)).unwrap();
     assert_eq!(shown.state, State::Untrusted);
     assert_eq!((shown.files.len(), shown.fnf.len()), (MAX_LISTED, MAX_LISTED));
@@ -106,7 +106,7 @@ fn a_pod_of_the_policy_that_was_not_seen_yet_is_in_state_start_and_fails_nothing
     let mut node = Node::boot(KeyKind::EcdsaP256);
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let policy = node.policy();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     assert!(verdict.trusted, "{verdict}");
     let start: Vec<_> = verdict.start.iter().map(|p| p.uid).collect();
     assert_eq!(start.len() + verdict.pods.len(), policy.pods.len());
@@ -121,7 +121,7 @@ fn a_pod_of_the_policy_that_was_not_seen_yet_is_in_state_start_and_fails_nothing
 fn an_exclude_hides_a_file_and_the_verdict_says_how_much_it_hid() {
     let mut node = tampered();
     let policy = exclude_in_pod(&node, "^/(bin/app|tmp/.*)$").unwrap();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     let shown = verdict.pod(pod(1)).unwrap();
     assert_eq!(shown.state, State::Trusted, "{verdict}");
     assert!(shown.fnf.is_empty() && shown.filehash_err.is_empty());
@@ -163,17 +163,17 @@ fn an_exclude_of_one_pod_hides_nothing_elsewhere() {
     let mut node = tampered();
     node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"evil"));
     let policy = exclude_in_pod(&node, "^/bin/app$").unwrap();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Untrusted, "{verdict}");
     // Matched from the beginning on and, without `$`, not to the end: as `re.match` does.
     let policy = exclude_in_pod(&node, "bin/app").unwrap();
     assert_eq!(
-        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        appraised(&mut node, &policy).pod(pod(1)).unwrap().state,
         State::Untrusted
     );
     let policy = exclude_in_pod(&node, "/bin/a|/t").unwrap();
     assert_eq!(
-        judge(&mut node, &policy).pod(pod(1)).unwrap().state,
+        appraised(&mut node, &policy).pod(pod(1)).unwrap().state,
         State::Trusted
     );
 }
@@ -194,7 +194,7 @@ fn no_exclude_vouches_for_the_collector() {
         "host: {references: [host.json], excludes: ['/usr/sbin/']}",
     )
     .unwrap();
-    let verdict = judge(&mut node, &policy);
+    let verdict = appraised(&mut node, &policy);
     assert!(
         verdict
             .failures()
@@ -239,7 +239,7 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
         node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
         node.execute(&Actor::pod(pod(1), "/bin/app"), path, &digest);
         let plain = policy_with(&node, &references, &references).unwrap();
-        let verdict = judge(&mut node.clone(), &plain);
+        let verdict = appraised(&mut node.clone(), &plain);
         let expected = if is_opaque {
             State::Untrusted
         } else {
@@ -262,7 +262,7 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
         };
         assert_eq!(said(&verdict, Severity::Fail), is_opaque, "{path}: {verdict}");
         let policy = policy_with(&node, &references, &trust).unwrap();
-        let verdict = judge(&mut node, &policy);
+        let verdict = appraised(&mut node, &policy);
         assert_eq!(
             verdict.pod(pod(1)).unwrap().state,
             State::Trusted,
@@ -296,10 +296,10 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
         node.extra_policy +=
             "runtimes: [containerd-shim-runc-v2, containerd-shim-kata-v2, containerd-shim-runsc-v1]\n";
         let plain = policy_with(&node, &references, &references).unwrap();
-        let state = judge(&mut node.clone(), &plain).pod(pod(1)).unwrap().state;
+        let state = appraised(&mut node.clone(), &plain).pod(pod(1)).unwrap().state;
         assert_eq!(state == State::Untrusted, is_opaque, "{exe}");
         let policy = policy_with(&node, &references, &trust).unwrap();
-        let state = judge(&mut node, &policy).pod(pod(1)).unwrap().state;
+        let state = appraised(&mut node, &policy).pod(pod(1)).unwrap().state;
         assert_eq!(state, State::Trusted, "{exe}");
     }
     // On the host a monitor is a program like any other.
@@ -311,5 +311,5 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
         .insert(digest.clone());
     node.execute(&Actor::host("/sbin/init"), "/usr/bin/qemu-system-x86_64", &digest);
     let policy = policy_with(&node, &references, &references).unwrap();
-    assert!(judge(&mut node, &policy).trusted);
+    assert!(appraised(&mut node, &policy).trusted);
 }

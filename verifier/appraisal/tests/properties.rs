@@ -43,7 +43,7 @@ impl Case {
         }
     }
 
-    fn judge(&self, evidence: &Evidence) -> Verdict {
+    fn appraise(&self, evidence: &Evidence) -> Verdict {
         appraise(evidence, &self.policy, &self.context).unwrap()
     }
 
@@ -60,7 +60,7 @@ fn trusted() -> &'static Case {
     static CASE: OnceLock<Case> = OnceLock::new();
     CASE.get_or_init(|| {
         let case = Case::new(small());
-        let verdict = case.judge(&case.evidence);
+        let verdict = case.appraise(&case.evidence);
         assert!(verdict.trusted, "{verdict}");
         case
     })
@@ -72,7 +72,7 @@ fn untrusted() -> &'static Case {
         let mut node = small();
         node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"tampered"));
         let case = Case::new(node);
-        assert!(!case.judge(&case.evidence).trusted);
+        assert!(!case.appraise(&case.evidence).trusted);
         case
     })
 }
@@ -151,7 +151,7 @@ proptest! {
         if take[3] { mixed.partitions = good.partitions.clone(); }
         if take[4] { mixed.pods = Vec::new(); }
         let all = take[..4].iter().all(|t| *t);
-        prop_assert_eq!(untrusted().judge(&mixed).trusted, all);
+        prop_assert_eq!(untrusted().appraise(&mixed).trusted, all);
     }
 
     #[test]
@@ -183,7 +183,7 @@ proptest! {
             let is_same = evidence.list.starts_with(&case.evidence.list)
                 && evidence.checkpoints == case.evidence.checkpoints
                 && evidence.partitions == case.evidence.partitions;
-            prop_assert!(!case.judge(&evidence).trusted || is_same);
+            prop_assert!(!case.appraise(&evidence).trusted || is_same);
         }
     }
 
@@ -202,6 +202,6 @@ proptest! {
         tpm(&mut evidence.quote).ak = ak;
         evidence.list.push(Entry::Full(entry));
         evidence.checkpoints.push(checkpoint);
-        prop_assert!(!case.judge(&evidence).trusted);
+        prop_assert!(!case.appraise(&evidence).trusted);
     }
 }

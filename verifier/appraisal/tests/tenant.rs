@@ -96,7 +96,12 @@ fn bundle(node: &mut Node, uid: PodUid) -> (Evidence, TenantBundle) {
     (evidence, bundle)
 }
 
-fn judge(node: &Node, bundle: &TenantBundle, uid: PodUid, previous: Option<TenantState>) -> TenantVerdict {
+fn appraised(
+    node: &Node,
+    bundle: &TenantBundle,
+    uid: PodUid,
+    previous: Option<TenantState>,
+) -> TenantVerdict {
     // As it travels.
     let bundle = TenantBundle::from_cbor(&bundle.to_cbor()).unwrap();
     verify(&bundle, uid, &policy(node, uid), &context(node, previous)).unwrap()
@@ -107,9 +112,9 @@ fn judge(node: &Node, bundle: &TenantBundle, uid: PodUid, previous: Option<Tenan
 fn must_fail(rule: Rule, change: impl FnOnce(&mut TenantBundle, &mut Node)) -> TenantVerdict {
     let mut node = node();
     let (_, mut bundle) = bundle(&mut node, pod(1));
-    assert_eq!(judge(&node, &bundle, pod(1), None).outcome, Outcome::Trusted);
+    assert_eq!(appraised(&node, &bundle, pod(1), None).outcome, Outcome::Trusted);
     change(&mut bundle, &mut node);
-    let verdict = judge(&node, &bundle, pod(1), None);
+    let verdict = appraised(&node, &bundle, pod(1), None);
     assert_eq!(verdict.outcome, Outcome::Untrusted, "{verdict}");
     let own = verdict.pod.iter().flat_map(|pod| &pod.findings);
     assert!(
@@ -143,7 +148,7 @@ fn a_tenant_reaches_the_full_verifiers_verdict_on_its_own_pod() {
             (3, Outcome::Untrusted),
         ] {
             let bundle = bundle_from(&node, &evidence, pod(n), 0);
-            let verdict = judge(&node, &bundle, pod(n), None);
+            let verdict = appraised(&node, &bundle, pod(n), None);
             assert_eq!(verdict.outcome, outcome, "{verdict}");
             assert_eq!(verdict.trusted, outcome == Outcome::Trusted);
             let (own, theirs) = (verdict.pod.unwrap(), full.pod(pod(n)).unwrap());
@@ -185,7 +190,7 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
     let mut node = node();
     let (evidence, good) = bundle(&mut node, pod(1));
     let only = |bundle: &TenantBundle, why: &str| {
-        let verdict = judge(&node, bundle, pod(1), None);
+        let verdict = appraised(&node, bundle, pod(1), None);
         assert_eq!(
             (verdict.outcome, verdict.trusted),
             (Outcome::PartitionOnly, false),
@@ -239,7 +244,10 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
     );
     only(&issued(&|terms| terms.lifetime = 0), "counted until 20");
     let for_anyone = issued(&|terms| terms.audience = ear::ANYONE.into());
-    assert_eq!(judge(&node, &for_anyone, pod(1), None).outcome, Outcome::Trusted);
+    assert_eq!(
+        appraised(&node, &for_anyone, pod(1), None).outcome,
+        Outcome::Trusted
+    );
     let mut later = context(&node, None);
     later.now += ear::LIFETIME;
     let verdict = verify(&good, pod(1), &policy(&node, pod(1)), &later).unwrap();
@@ -252,7 +260,7 @@ fn without_a_matching_result_of_a_trusted_verifier_it_is_partition_only_and_neve
     for at in (0..token.len()).step_by(7) {
         let mut bytes = token.clone().into_bytes();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        let verdict = judge(&node, &with(String::from_utf8(bytes).ok()), pod(1), None);
+        let verdict = appraised(&node, &with(String::from_utf8(bytes).ok()), pod(1), None);
         assert_eq!(verdict.outcome, Outcome::PartitionOnly, "character {at}");
     }
     // No key at all.
@@ -283,7 +291,7 @@ fn a_tenants_own_nonce_counts_where_the_quoted_one_commits_to_it_and_nowhere_els
         opening: opening.map(<[u8]>::to_vec),
         ..bundle.clone()
     };
-    let verdict = judge(&node, &with(&new, Some(opening.as_bytes())), pod(1), None);
+    let verdict = appraised(&node, &with(&new, Some(opening.as_bytes())), pod(1), None);
     assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
     assert!(
         verdict.notes.iter().any(|note| note.contains("2 nonce(s)")),
@@ -320,7 +328,7 @@ fn a_tenants_own_nonce_counts_where_the_quoted_one_commits_to_it_and_nowhere_els
             with(&old, Some(Opening::new([6; 32], others).as_bytes())),
         ),
     ] {
-        let verdict = judge(&node, &bundle, pod(1), None);
+        let verdict = appraised(&node, &bundle, pod(1), None);
         assert_eq!(verdict.outcome, Outcome::Untrusted, "{what}: {verdict}");
         for rule in [Rule::Quote, Rule::Chain] {
             let found = verdict.findings.iter().any(|finding| finding.rule == rule);
@@ -459,7 +467,7 @@ fn a_bundle_shows_exactly_what_is_stated_and_an_absence_names_two_neighbours() {
     // An absence names its neighbours.
     let absent = TenantBundle::prove(&evidence, pod(2), 0).unwrap();
     assert!(text(&absent).contains(&pod(1).to_string()) && text(&absent).contains(&pod(3).to_string()));
-    let verdict = judge(&node, &absent, pod(2), None);
+    let verdict = appraised(&node, &absent, pod(2), None);
     assert_eq!(
         (verdict.outcome, verdict.pod, verdict.records),
         (Outcome::Absent, None, 0)
@@ -514,7 +522,7 @@ fn the_partition_of_another_pod_under_this_uid_is_refused() {
     // The bundle as it is, for a reader who asks about another pod.
     let mut node = node();
     let (_, theirs) = bundle(&mut node, pod(2));
-    let verdict = judge(&node, &theirs, pod(1), None);
+    let verdict = appraised(&node, &theirs, pod(1), None);
     assert_eq!(verdict.outcome, Outcome::Untrusted, "{verdict}");
 }
 
@@ -635,7 +643,7 @@ fn an_entry_of_the_pod_that_is_hidden_or_another_one_is_refused() {
 fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there() {
     let mut node = node();
     let (_, first) = bundle(&mut node, pod(1));
-    let state = judge(&node, &first, pod(1), None).state.unwrap();
+    let state = appraised(&node, &first, pod(1), None).state.unwrap();
     assert_eq!(state.followed(), node.list.len() as u64);
     node.execute_good(&Actor::host("/sbin/init"), "/sbin/init");
     let evidence = node.attest(NONCE);
@@ -645,18 +653,18 @@ fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there
         "{}",
         next.list.len()
     );
-    let verdict = judge(&node, &next, pod(1), Some(state.clone()));
+    let verdict = appraised(&node, &next, pod(1), Some(state.clone()));
     assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
     let later = verdict.state.unwrap();
     // The whole list again serves as well: resynchronisation.
     let whole = bundle_from(&node, &evidence, pod(1), 0);
     assert_eq!(
-        judge(&node, &whole, pod(1), Some(state.clone())).outcome,
+        appraised(&node, &whole, pod(1), Some(state.clone())).outcome,
         Outcome::Trusted
     );
 
     let refused = |bundle: &TenantBundle, state: Option<TenantState>, rule: Rule| {
-        let verdict = judge(&node, bundle, pod(1), state);
+        let verdict = appraised(&node, bundle, pod(1), state);
         assert_eq!(verdict.outcome, Outcome::Untrusted, "{verdict}");
         assert!(verdict.findings.iter().any(|f| f.rule == rule), "{verdict}");
     };
@@ -703,7 +711,7 @@ fn a_follower_is_sent_only_what_is_new_and_the_next_bundle_must_go_on_from_there
     node.reboot();
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let (_, rebooted) = bundle(&mut node, pod(1));
-    let verdict = judge(&node, &rebooted, pod(1), Some(state));
+    let verdict = appraised(&node, &rebooted, pod(1), Some(state));
     assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
 }
 
@@ -714,17 +722,17 @@ fn a_pod_that_is_older_than_the_collector_is_never_trusted_and_a_follower_rememb
     node.load();
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let (_, first) = bundle(&mut node, pod(1));
-    let verdict = judge(&node, &first, pod(1), None);
+    let verdict = appraised(&node, &first, pod(1), None);
     assert_eq!(verdict.pod.as_ref().unwrap().state, State::PredatesCollector);
     assert_ne!(verdict.outcome, Outcome::Trusted);
     // The full verifier says so as well, so there is nothing to remember here; a follower would have learned
     // it before.
     let only = TenantBundle { ear: None, ..first };
-    let state = judge(&node, &only, pod(1), None).state.unwrap();
+    let state = appraised(&node, &only, pod(1), None).state.unwrap();
     assert!(state.predates);
     let evidence = node.attest(NONCE);
     let next = TenantBundle::prove(&evidence, pod(1), state.followed()).unwrap();
-    let verdict = judge(&node, &next, pod(1), Some(state));
+    let verdict = appraised(&node, &next, pod(1), Some(state));
     assert_eq!(verdict.pod.unwrap().state, State::PredatesCollector);
 }
 
@@ -833,7 +841,7 @@ fn a_bundle_of_a_measured_boot_carries_its_registers_and_believes_no_others() {
     let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let (evidence, bundle) = bundle(&mut node, pod(1));
-    assert_eq!(judge(&node, &bundle, pod(1), None).outcome, Outcome::Trusted);
+    assert_eq!(appraised(&node, &bundle, pod(1), None).outcome, Outcome::Trusted);
     let boot = evidence.boot.unwrap();
     assert_eq!(bundle.registers.as_ref(), Some(&boot.registers));
     let bytes = bundle.to_cbor();
@@ -853,7 +861,7 @@ fn a_bundle_of_a_measured_boot_carries_its_registers_and_believes_no_others() {
             ..bundle.clone()
         };
         assert_eq!(
-            judge(&node, &false_bundle, pod(1), None).outcome,
+            appraised(&node, &false_bundle, pod(1), None).outcome,
             Outcome::Untrusted
         );
     }
@@ -874,7 +882,7 @@ fn a_finding_names_the_entry_that_the_node_s_list_has_under_that_number() {
     let wanted = number(&full.pod(pod(1)).unwrap().findings);
     // Of a bundle it is the only entry that is shown, or one of few.
     assert!(wanted > Some(2), "{wanted:?}");
-    let verdict = judge(&node, &whole, pod(1), None);
+    let verdict = appraised(&node, &whole, pod(1), None);
     assert_eq!(
         number(&verdict.pod.as_ref().unwrap().findings),
         wanted,

@@ -2,7 +2,7 @@
 //!
 //! Each test begins with a boot that is trusted and interferes with one thing.
 
-use cgpath_appraisal::{BootJudgement, Finding, Rule, State, Verdict, appraise};
+use cgpath_appraisal::{BootAppraisal, Finding, Rule, State, Verdict, appraise};
 use cgpath_evidence::{
     Bank, Evidence,
     boot::{Boot, EventType},
@@ -27,14 +27,14 @@ fn booted(change: impl FnOnce(&mut FirmwareLog)) -> Node {
     node
 }
 
-fn judge(node: &Node, evidence: &Evidence) -> Verdict {
+fn appraised(node: &Node, evidence: &Evidence) -> Verdict {
     appraise(evidence, &node.policy(), &node.context(NONCE, None)).unwrap()
 }
 
 #[track_caller]
 fn fails(verdict: &Verdict, words: &str) -> Finding {
     assert!(!verdict.trusted, "trusted:\n{verdict}");
-    assert_ne!(verdict.node.boot, BootJudgement::Trusted);
+    assert_ne!(verdict.node.boot, BootAppraisal::Trusted);
     assert!(verdict.pods.iter().all(|pod| pod.state != State::Trusted));
     let mut found = verdict.failures().filter(|f| f.rule == Rule::Boot);
     let finding = found.find(|f| f.text.contains(words)).cloned();
@@ -52,9 +52,9 @@ fn with_boot(node: &mut Node, change: impl FnOnce(&mut Boot)) -> Evidence {
 fn a_boot_that_is_what_the_policy_accepts_is_trusted_and_nothing_is_dangerous() {
     let mut node = booted(|_| ());
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
-    assert_eq!(verdict.node.boot, BootJudgement::Trusted);
+    assert_eq!(verdict.node.boot, BootAppraisal::Trusted);
     assert!(verdict.dangerous.is_empty());
     assert!(verdict.to_string().contains("boot: trusted"));
     let again = Evidence::from_cbor(&evidence.to_cbor()).unwrap();
@@ -66,14 +66,14 @@ fn a_boot_that_is_what_the_policy_accepts_is_trusted_and_nothing_is_dangerous() 
 }
 
 #[test]
-fn two_quoted_banks_are_both_judged() {
+fn two_quoted_banks_are_both_appraised() {
     let mut node = booted(|_| ());
     node.banks = vec![Bank::Sha1, Bank::Sha256];
     node.accept_banks = "[sha1, sha256]".into();
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), "PCR 0 is not one");
+    fails(&appraised(&node, &evidence), "PCR 0 is not one");
     node.extra_policy = from_boot(evidence.boot.as_ref().unwrap()).unwrap().yaml();
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
 }
 
@@ -84,7 +84,7 @@ fn another_kernel_command_line_is_named_with_what_was_found_and_what_is_accepted
         log.add_command_line(OTHER);
     });
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let finding = fails(&verdict, "kernel command line");
     assert_eq!(finding.found.as_deref(), Some(OTHER));
     assert_eq!(finding.expected, [FirmwareLog::COMMAND_LINE]);
@@ -99,7 +99,7 @@ fn a_command_line_that_the_node_only_tells_is_never_shown_as_the_measured_one() 
         log.command_line = FirmwareLog::COMMAND_LINE.into();
     });
     let evidence = node.attest(NONCE);
-    let finding = fails(&judge(&node, &evidence), "kernel command line");
+    let finding = fails(&appraised(&node, &evidence), "kernel command line");
     assert!(finding.found.unwrap().starts_with("sha256:"));
 }
 
@@ -107,10 +107,13 @@ fn a_command_line_that_the_node_only_tells_is_never_shown_as_the_measured_one() 
 fn a_second_command_line_and_none_at_all_fail() {
     let mut second = booted(|log| log.add_command_line(OTHER));
     let evidence = second.attest(NONCE);
-    fails(&judge(&second, &evidence), "kernel command line");
+    fails(&appraised(&second, &evidence), "kernel command line");
     let mut none = booted(|log| drop(log.events.pop()));
     let evidence = none.attest(NONCE);
-    fails(&judge(&none, &evidence), "no kernel command line was measured");
+    fails(
+        &appraised(&none, &evidence),
+        "no kernel command line was measured",
+    );
 }
 
 #[test]
@@ -120,7 +123,7 @@ fn another_image_and_one_more_are_named() {
         log.events.push(image);
     });
     let evidence = node.attest(NONCE);
-    let finding = fails(&judge(&node, &evidence), "EV_EFI_BOOT_SERVICES_APPLICATION");
+    let finding = fails(&appraised(&node, &evidence), "EV_EFI_BOOT_SERVICES_APPLICATION");
     assert_eq!(finding.found, Some(sha256(b"image 2").to_string()));
     assert!(finding.expected[0].starts_with(&sha256(b"image 1").to_string()));
 }
@@ -129,7 +132,7 @@ fn another_image_and_one_more_are_named() {
 fn other_firmware_is_another_pcr_0() {
     let mut node = booted(|log| log.events[0].2 = b"firmware 2".to_vec());
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, "PCR 0 is not one");
     // And its text is not what was measured.
     fails(&verdict, "not what was measured");
@@ -140,7 +143,10 @@ fn a_log_that_hides_an_event_does_not_replay() {
     let mut node = booted(|log| log.add_command_line(OTHER));
     let good = FirmwareLog::good();
     let evidence = with_boot(&mut node, |boot| boot.log = Some(good.bytes()));
-    let finding = fails(&judge(&node, &evidence), "does not replay to the quoted PCR 9");
+    let finding = fails(
+        &appraised(&node, &evidence),
+        "does not replay to the quoted PCR 9",
+    );
     assert_eq!(
         finding.found,
         Some(good.registers(Bank::Sha256).values()[9].to_string())
@@ -155,7 +161,7 @@ fn registers_that_are_not_the_quoted_ones_fit_no_list() {
         boot.log = Some(good.bytes());
         boot.registers = vec![good.registers(Bank::Sha256)];
     });
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, "nothing vouches for PCR 0 to 9");
     assert!(verdict.failures().any(|f| f.rule == Rule::Coverage));
 }
@@ -169,7 +175,7 @@ fn a_list_that_began_on_another_boot_does_not_tie() {
     node.boot = Some(other);
     let evidence = node.attest(NONCE);
     let finding = fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         "IMA's first entry is not over the quoted PCR 0 to 9",
     );
     assert_eq!(finding.index, Some(0));
@@ -179,13 +185,13 @@ fn a_list_that_began_on_another_boot_does_not_tie() {
 fn what_is_absent_fails_by_name() {
     let mut node = booted(|_| ());
     let evidence = with_boot(&mut node, |boot| boot.log = None);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, "there is no boot log");
-    assert_eq!(verdict.node.boot, BootJudgement::Absent);
+    assert_eq!(verdict.node.boot, BootAppraisal::Absent);
 
     let mut evidence = node.attest(NONCE);
     evidence.boot = None;
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, "nothing vouches");
     assert!(
         verdict
@@ -197,14 +203,14 @@ fn what_is_absent_fails_by_name() {
     let mut alone = Node::boot(KeyKind::EcdsaP256);
     alone.extra_policy = reference();
     let evidence = alone.attest(NONCE);
-    fails(&judge(&alone, &evidence), "there is no boot log");
+    fails(&appraised(&alone, &evidence), "there is no boot log");
 
     let mut without = booted(|_| ());
     let evidence = without.attest(NONCE);
     without.extra_policy = String::new();
-    let verdict = judge(&without, &evidence);
+    let verdict = appraised(&without, &evidence);
     fails(&verdict, "the policy has no `boot:`");
-    assert_eq!(verdict.node.boot, BootJudgement::Absent);
+    assert_eq!(verdict.node.boot, BootAppraisal::Absent);
 }
 
 #[test]
@@ -214,12 +220,12 @@ fn a_log_that_is_cut_or_has_absurd_lengths_is_refused_with_its_offset() {
     let log = evidence.boot.clone().unwrap().log.unwrap();
     for bytes in [&log[..log.len() - 1], &log[..40], &[]] {
         evidence.boot.as_mut().unwrap().log = Some(bytes.to_vec());
-        fails(&judge(&node, &evidence), "byte");
+        fails(&appraised(&node, &evidence), "byte");
     }
     let mut long = log.clone();
     long[28..32].fill(0xff);
     evidence.boot.as_mut().unwrap().log = Some(long);
-    fails(&judge(&node, &evidence), "limit exceeded at byte 28");
+    fails(&appraised(&node, &evidence), "limit exceeded at byte 28");
 }
 
 #[test]
@@ -229,7 +235,10 @@ fn a_register_without_its_separator_fails() {
             .retain(|(pcr, kind, ..)| (*pcr, *kind) != (7, EventType::SEPARATOR))
     });
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), "separator without an error for PCR 7");
+    fails(
+        &appraised(&node, &evidence),
+        "separator without an error for PCR 7",
+    );
 }
 
 #[test]

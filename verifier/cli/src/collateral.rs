@@ -8,7 +8,7 @@
 use crate::input;
 use crate::output::{Failure, Output, Status, escape};
 use bytes::Bytes;
-use cgpath_appraisal::text::{told, utc};
+use cgpath_appraisal::text::{library_message, utc};
 use cgpath_appraisal::{Collateral, MAX_COLLATERAL_LEN, PlatformKind};
 use cgpath_net::{Endpoint, Tls};
 use clap::{Args, Subcommand, ValueEnum};
@@ -166,7 +166,7 @@ impl Answer {
     }
 
     fn signed(&self) -> Result<Signed<'_>, Failure> {
-        serde_json::from_slice(&self.body).map_err(|e| self.bad(&told(&e)))
+        serde_json::from_slice(&self.body).map_err(|e| self.bad(&library_message(&e)))
     }
 
     /// A list of revoked certificates as hex, whichever way it came.

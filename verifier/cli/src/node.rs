@@ -289,7 +289,7 @@ impl Add {
             for relaxation in policy.relaxations() {
                 out.line(format_args!("  RELAXED: {}", escape(relaxation.as_bytes())))?;
             }
-            if !again.rejudged.is_empty() {
+            if !again.reappraised.is_empty() {
                 return back::report(&node.name, &again, None, out);
             }
         }
@@ -446,17 +446,17 @@ pub fn standing_lines(node: &Node, standing: &Standing, out: &mut Output) -> Res
 
 fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {
     store.node(name)?;
-    let notes = store.rejudged(name, 1000)?;
+    let notes = store.reappraisals(name, 1000)?;
     let forgotten = store.forgotten(name)?;
     if out.json() {
         #[derive(Serialize)]
         #[serde(untagged)]
         enum Either<'a, A, B> {
-            Rejudged(&'a A),
+            Reappraised(&'a A),
             Forgotten { forgotten: &'a B },
         }
         let all = forgotten.iter().map(|forgotten| Either::Forgotten { forgotten });
-        let all: Vec<_> = all.chain(notes.iter().map(Either::Rejudged)).collect();
+        let all: Vec<_> = all.chain(notes.iter().map(Either::Reappraised)).collect();
         out.object(&all)?;
         return Ok(Status::Clean);
     }

@@ -111,7 +111,7 @@ impl Report {
         let rounds = match (&self.store, &self.node, &self.verdicts, &self.policy) {
             (Some(dir), Some(node), _, _) => from_store(&Store::open(dir)?, node)?,
             (None, _, Some(verdicts), _) => self.with_verdicts(verdicts)?,
-            (None, _, None, Some(policy)) => self.judged(policy)?,
+            (None, _, None, Some(policy)) => self.appraised(policy)?,
             _ => {
                 return Err(
                     Failure::new("usage", "nothing says what to conclude from the evidence").hint(
@@ -192,7 +192,7 @@ impl Report {
         Ok(files)
     }
 
-    fn judged(&self, policy: &Path) -> Result<Rounds, Failure> {
+    fn appraised(&self, policy: &Path) -> Result<Rounds, Failure> {
         let files = self.files()?;
         let nonces = self.nonces(files.len())?;
         let policy = policy_files::load(policy)?;

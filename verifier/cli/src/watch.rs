@@ -10,7 +10,7 @@ mod lines;
 
 use crate::output::{Colour, Failure, Output, Status, escape};
 use bytes::Bytes;
-use cgpath_appraisal::text::{foreign, told, utc};
+use cgpath_appraisal::text::{foreign, library_message, utc};
 use cgpath_evidence::PodUid;
 use cgpath_net::{Endpoint, NetError, Tls};
 use cgpath_service::nonce;
@@ -288,7 +288,8 @@ impl Watcher<'_> {
         let answer = self.get(connection, "/v1/nodes").await?;
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|e| Broken::Answer(e.to_string()))?.to_bytes();
-        let nodes: Vec<Value> = serde_json::from_slice(&body).map_err(|e| Broken::Answer(told(&e)))?;
+        let nodes: Vec<Value> =
+            serde_json::from_slice(&body).map_err(|e| Broken::Answer(library_message(&e)))?;
         let uid = pod.to_string();
         // A reader who sees everything gets `last.verdict.pods`, a reader with a scope `pods`.
         let has = |node: &&Value| {
@@ -391,7 +392,7 @@ impl Watcher<'_> {
     fn event(&mut self, event: Received, out: &mut Output) -> Result<Result<(), Broken>, Failure> {
         let mut verdict: Value = match serde_json::from_str(&event.data) {
             Ok(verdict) => verdict,
-            Err(error) => return Ok(Err(Broken::Answer(told(&error)))),
+            Err(error) => return Ok(Err(Broken::Answer(library_message(&error)))),
         };
         let proof = if self.watch.pod.is_some() {
             let object = verdict.as_object_mut();

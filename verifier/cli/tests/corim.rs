@@ -91,7 +91,7 @@ impl Folder {
 }
 
 #[test]
-fn a_policy_that_went_through_a_signed_manifest_judges_as_before() {
+fn a_policy_that_went_through_a_signed_manifest_appraises_as_before() {
     let folder = Folder::new();
     let said = folder.good("policy to-corim node.yaml --key signer.pem --signer Example -o node.corim");
     assert!(

@@ -239,7 +239,7 @@ fn an_option_that_is_none_is_seen() {
 }
 
 #[test]
-fn an_image_that_is_named_and_not_there_is_told_how_to_be_fetched() {
+fn an_image_that_is_named_and_not_there_says_how_it_is_fetched() {
     let output = Command::new(env!("CARGO_BIN_EXE_cgpath"))
         .args(["policy", "from-image", "registry.example/app:1", "-o", "app.json"])
         .output()

@@ -81,13 +81,13 @@ impl Folder {
     fn attest(&mut self) {
         let evidence = self.node.attest(NONCE);
         self.write("evidence.cbor", &evidence.to_cbor());
-        self.exits(0, JUDGE);
+        self.exits(0, APPRAISE);
     }
 }
 
 /// The full verifier's judgement, with its result about pod 1.
-const JUDGE: &str = "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear verdict.pem \
-    --ear-pod UID -o web.jwt";
+const APPRAISE: &str = "verify evidence.cbor --policy policy.yaml --ak ak.pub --nonce NONCE --ear \
+    verdict.pem --ear-pod UID -o web.jwt";
 
 const VERIFY: &str =
     "verify --tenant web.tenant --policy web.yaml --ak ak.pub --nonce NONCE --state web.state";
@@ -263,7 +263,7 @@ fn the_pages_for_tenants_show_what_is_really_said() {
             let nonce = b"the nonce of the next request";
             let evidence = folder.node.attest(nonce);
             folder.write("evidence.cbor", &evidence.to_cbor());
-            folder.exits(1, &JUDGE.replace("NONCE", &hex::encode(nonce)));
+            folder.exits(1, &APPRAISE.replace("NONCE", &hex::encode(nonce)));
         }
         said.push(folder.exits(codes[n], command));
     }

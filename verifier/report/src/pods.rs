@@ -112,9 +112,9 @@ fn one(
     page.raw("</div>\n<dl class=\"facts\"><dt>UID</dt><dd><code>")
         .text(pod.shown_uid())
         .raw("</code></dd>");
-    if let Some(told) = &pod.told {
+    if let Some(stated) = &pod.told {
         page.raw("<dt>Called</dt><dd>")
-            .text(told)
+            .text(stated)
             .raw(" <span class=\"tag\">enriched</span></dd>");
     }
     page.raw("<dt>Seen</dt><dd>")

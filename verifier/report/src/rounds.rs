@@ -12,7 +12,7 @@ type CellOf<'a> = dyn Fn(&Round<'_>) -> Option<(State, Option<Finding>)> + 'a;
 pub(super) fn pod_name(pod: &PodVerdict) -> String {
     match (&pod.name, &pod.told) {
         (Some(name), _) => name.clone(),
-        (None, Some(told)) => format!("unknown pod, called {told}"),
+        (None, Some(stated)) => format!("unknown pod, called {stated}"),
         (None, None) => "unknown pod".to_owned(),
     }
 }

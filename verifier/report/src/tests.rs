@@ -1,7 +1,7 @@
 //! The page of a node that lives through the story of the demo, and pages of hostile and of empty evidence.
 
 use super::*;
-use cgpath_appraisal::{BootJudgement, Finding, LeftOut, NodeVerdict, PodVerdict, Rule, SeenFile, Subject};
+use cgpath_appraisal::{BootAppraisal, Finding, LeftOut, NodeVerdict, PodVerdict, Rule, SeenFile, Subject};
 use cgpath_evidence::{
     Ancestor, Bank, Checkpoint, Digest, EventKind, FileHash, Losses, PartitionKey, PartitionLog, PodInfo,
     PodUid, Quote, Record, SealedCheckpoint, Tier, record::ExeSource,
@@ -241,7 +241,7 @@ fn verdict(time: u64, pods: Vec<PodVerdict>, findings: Vec<Finding>, checkpoint:
             unattributed: 0,
             lost: 0,
             suspect: 0,
-            boot: BootJudgement::NotJudged,
+            boot: BootAppraisal::NotAppraised,
             fnf: vec![],
             filehash_err: vec![],
             left_out: LeftOut::default(),
@@ -386,7 +386,7 @@ fn assert_well_formed(page: &str) {
 }
 
 #[test]
-fn the_story_of_the_demo_is_told_and_the_page_is_well_formed() {
+fn the_story_of_the_demo_is_shown_and_the_page_is_well_formed() {
     let story = story();
     let page = page(&story);
     if let Some(path) = std::env::var_os("CGPATH_SAMPLE_REPORT") {

@@ -52,17 +52,17 @@ pub struct Happened {
 /// The states in a verdict, and nothing else of it.
 #[derive(Debug, Deserialize)]
 pub struct Outline {
-    node: Judged,
-    pods: Vec<JudgedPod>,
+    node: NodeOutline,
+    pods: Vec<PodOutline>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Judged {
+struct NodeOutline {
     state: State,
 }
 
 #[derive(Debug, Deserialize)]
-struct JudgedPod {
+struct PodOutline {
     uid: PodUid,
     #[serde(default)]
     name: Option<String>,
@@ -71,13 +71,13 @@ struct JudgedPod {
 
 impl From<&Verdict> for Outline {
     fn from(verdict: &Verdict) -> Outline {
-        let pods = verdict.pods.iter().map(|pod| JudgedPod {
+        let pods = verdict.pods.iter().map(|pod| PodOutline {
             uid: pod.uid,
             name: pod.name.clone(),
             state: pod.state,
         });
         Outline {
-            node: Judged {
+            node: NodeOutline {
                 state: verdict.node.state,
             },
             pods: pods.collect(),
@@ -109,7 +109,7 @@ pub fn between(old: Option<&Outline>, new: &Verdict) -> Vec<StateChange> {
             pods: pods.collect(),
         });
     }
-    let mut gone: BTreeMap<PodUid, &JudgedPod> = old
+    let mut gone: BTreeMap<PodUid, &PodOutline> = old
         .iter()
         .flat_map(|old| &old.pods)
         .map(|pod| (pod.uid, pod))
@@ -146,7 +146,7 @@ pub fn between(old: Option<&Outline>, new: &Verdict) -> Vec<StateChange> {
 }
 
 /// The changes between the last verdict as it was and as it is after its re-appraisal.
-pub fn rejudged(changes: &[(Verdict, Verdict)]) -> Vec<StateChange> {
+pub fn of_reappraisal(changes: &[(Verdict, Verdict)]) -> Vec<StateChange> {
     let last = changes.last();
     last.map(|(old, new)| between(Some(&old.into()), new))
         .unwrap_or_default()

@@ -8,7 +8,7 @@
 use crate::api::readers::Readers;
 use crate::api::{self, Access, App, Settings};
 use crate::clock;
-use crate::ingest::Judge;
+use crate::ingest::Appraiser;
 use crate::listener::{self, Connection, Peer, Shown};
 use crate::nonce::{KEY_LEN, Nonces};
 use crate::policy_files;
@@ -91,11 +91,11 @@ impl Service {
             verdicts: 4,
             evidence_bytes: 1 << 24,
         };
-        let judge = Arc::new(Judge::new(Arc::clone(&store), limits));
+        let appraiser = Arc::new(Appraiser::new(Arc::clone(&store), limits));
         let nonces = Nonces::new([7; KEY_LEN], LIFETIME);
         let (nonce, _) = nonces.make(NODE, clock::now(), None).expect("random numbers");
         let evidence = node.attest(&nonce).to_cbor();
-        match judge.submit(&nonces, NODE, &evidence, clock::now()) {
+        match appraiser.submit(&nonces, NODE, &evidence, clock::now()) {
             Ok(kept) => assert!(kept.trusted, "the honest node is not trusted: {}", kept.verdict),
             Err(refusal) => panic!("the honest node is refused: {refusal}"),
         }
@@ -111,7 +111,7 @@ impl Service {
             certificates: false,
         };
         let key = crate::setup::verdict_key(&path).expect("the key that was made");
-        let app = Arc::new(App::new(store, nonces, judge, key, settings, access));
+        let app = Arc::new(App::new(store, nonces, appraiser, key, settings, access));
         let app = api::router(app)
             .layer(Extension(Peer(([192, 0, 2, 1], 5).into())))
             .layer(Extension(Shown::default()));

@@ -7,7 +7,7 @@
 
 use crate::pinned::{self, PinError};
 use crate::setup::{self, SetupError};
-use crate::store::{Node, Past, Rejudged, Store, StoreError};
+use crate::store::{Node, Past, Reappraised, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
@@ -60,7 +60,7 @@ pub enum Unappraisable {
 ///
 /// # Errors
 /// [`ReappraisalError`].
-pub fn judge(
+pub fn appraise_kept(
     node: &Node,
     past: &Past,
     bytes: &[u8],
@@ -124,7 +124,7 @@ pub fn accepted(store: &Store, node: &str, now: u64) -> Result<Vec<Accepted>, Re
 #[derive(Default)]
 pub struct Reappraisal {
     /// The verdicts that are to be kept.
-    pub rejudged: Vec<Rejudged>,
+    pub reappraised: Vec<Reappraised>,
     /// Before and after, in the same order.
     pub changes: Vec<(Verdict, Verdict)>,
     /// What the next round starts from, where a new verdict believes its evidence, and that evidence's
@@ -178,7 +178,7 @@ pub fn since_boot(
             again.without_evidence += 1;
             continue;
         }
-        let new = judge(
+        let new = appraise_kept(
             node,
             past,
             &store.evidence(&past.evidence)?,
@@ -192,7 +192,7 @@ pub fn since_boot(
                 past.evidence.clone(),
             ));
         }
-        again.rejudged.push(Rejudged {
+        again.reappraised.push(Reappraised {
             id: past.id,
             trusted: new.trusted,
             verdict: serde_json::to_string(&new).map_err(Unappraisable::Verdict)?,
@@ -243,7 +243,7 @@ mod tests {
             state_before: None,
         };
         let again = |collateral: &[Collateral], now: u64| {
-            judge(&node, &past, &evidence.to_cbor(), &policy, (collateral, &[]), now).unwrap()
+            appraise_kept(&node, &past, &evidence.to_cbor(), &policy, (collateral, &[]), now).unwrap()
         };
         let said = |verdict: &Verdict| {
             let mut notes = verdict.node.notes.iter();

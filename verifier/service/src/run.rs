@@ -176,11 +176,12 @@ impl Prepared {
             )?)
         });
         let webhooks = webhooks.collect::<Result<Vec<_>, RunError>>()?;
-        let judge = ingest::Judge::new(Arc::clone(&store), options.keep).with_memory(options.follow_memory);
+        let appraiser =
+            ingest::Appraiser::new(Arc::clone(&store), options.keep).with_memory(options.follow_memory);
         let app = Arc::new(api::App::new(
             Arc::clone(&store),
             nonces,
-            Arc::new(judge),
+            Arc::new(appraiser),
             setup::verdict_key(dir)?,
             options.settings.clone(),
             access,

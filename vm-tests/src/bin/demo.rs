@@ -29,12 +29,12 @@ struct Wanted {
 }
 
 fn main() -> ExitCode {
-    let told = wanted().and_then(|wanted| match wanted.attack {
+    let outcome = wanted().and_then(|wanted| match wanted.attack {
         _ if wanted.prepare => prepare(&wanted.options),
-        Some(attack) => tell_break(&wanted, attack),
-        None => tell_story(&wanted),
+        Some(attack) => show_break(&wanted, attack),
+        None => show_story(&wanted),
     });
-    match told {
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             if std::env::args_os().any(|argument| argument == "--json") {
@@ -113,7 +113,7 @@ fn prepare(options: &DemoOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell_story(wanted: &Wanted) -> Result<ExitCode> {
+fn show_story(wanted: &Wanted) -> Result<ExitCode> {
     let outcome = demo::run(&wanted.options)?;
     if wanted.json {
         println!("{}", serde_json::to_string(&outcome)?);
@@ -184,7 +184,7 @@ fn next_commands(options: &DemoOptions, outcome: &Outcome) {
     println!("  cargo xtask demo --bare --keep");
 }
 
-fn tell_break(wanted: &Wanted, attack: Break) -> Result<ExitCode> {
+fn show_break(wanted: &Wanted, attack: Break) -> Result<ExitCode> {
     let caught = demo_break::run(&wanted.options, attack)?;
     if wanted.json {
         println!("{}", serde_json::to_string(&caught)?);

@@ -791,7 +791,7 @@ fn a_cgroup_that_lies_deeper_than_any_path_is_its_pods_and_its_path_is_cut() {
 #[test]
 fn a_user_can_let_its_executable_name_another_one_and_the_recorded_ancestry_does_not_follow() {
     let facts = facts();
-    let told: Vec<_> = facts
+    let seen: Vec<_> = facts
         .imitated
         .iter()
         .map(|t| (t.what.as_str(), t.errno))
@@ -801,7 +801,7 @@ fn a_user_can_let_its_executable_name_another_one_and_the_recorded_ancestry_does
         ("by PR_SET_MM_MAP", 0),
         ("another executable", 0),
     ];
-    assert_eq!(told, wanted);
+    assert_eq!(seen, wanted);
     let records = facts.evidence.records(PartitionKey::Pod(Facts::key("imitate")));
     let ran = records.iter().find(|r| {
         r.kind == EventKind::Execution

@@ -28,7 +28,7 @@ const TAKEN_FOR_OWN: &str = "/var/tmp/goodx";
 const CHECKPOINTS: &str = "/run/ima-cgpath/checkpoint";
 
 /// What one attack led to.
-struct Told {
+struct Seen {
     /// Findings that fail and had not failed before.
     new: Vec<Finding>,
     /// The node's state afterwards.
@@ -38,7 +38,7 @@ struct Told {
 }
 
 struct Facts {
-    told: BTreeMap<&'static str, Told>,
+    seen: BTreeMap<&'static str, Seen>,
     stale: bool,
     stale_before: bool,
     /// How a collector ended that was started after its programs were gone.
@@ -48,7 +48,7 @@ struct Facts {
 struct Story<'a> {
     node: &'a Node,
     known: BTreeSet<String>,
-    told: BTreeMap<&'static str, Told>,
+    seen: BTreeMap<&'static str, Seen>,
 }
 
 impl Story<'_> {
@@ -64,21 +64,21 @@ impl Story<'_> {
             .filter(|f| self.known.insert(f.to_string()))
             .cloned()
             .collect();
-        let told = Told {
+        let seen = Seen {
             new,
             node: round.verdict.node.state,
             said,
         };
         println!(
             "{attack}: node {}, {} new findings; {}",
-            told.node,
-            told.new.len(),
-            told.said.trim()
+            seen.node,
+            seen.new.len(),
+            seen.said.trim()
         );
-        for finding in &told.new {
+        for finding in &seen.new {
             println!("    {finding}");
         }
-        self.told.insert(attack, told);
+        self.seen.insert(attack, seen);
         Ok(round)
     }
 }
@@ -134,7 +134,7 @@ fn gather() -> Result<Facts> {
     let mut story = Story {
         node: &node,
         known: BTreeSet::new(),
-        told: BTreeMap::new(),
+        seen: BTreeMap::new(),
     };
     let first = story.after("nothing", String::new())?;
     ensure!(
@@ -230,13 +230,13 @@ fn gather() -> Result<Facts> {
         println!("unloaded: {refusal}");
         refusals.push(refusal);
     }
-    let told = story.told;
+    let seen = story.seen;
     println!(
         "TIME attacks of host root: {:.1} s",
         begin.elapsed().as_secs_f64()
     );
     Ok(Facts {
-        told,
+        seen,
         stale,
         stale_before,
         refusals,
@@ -267,8 +267,8 @@ fn facts() -> &'static Facts {
 
 /// The findings that an attack set off, which name this path.
 fn naming(attack: &str, path: &str) -> Vec<&'static Finding> {
-    let told = &facts().told[attack];
-    let found: Vec<_> = told
+    let seen = &facts().seen[attack];
+    let found: Vec<_> = seen
         .new
         .iter()
         .filter(|f| f.path.as_deref() == Some(path.as_bytes()) || f.to_string().contains(path))
@@ -276,7 +276,7 @@ fn naming(attack: &str, path: &str) -> Vec<&'static Finding> {
     assert!(
         !found.is_empty(),
         "{attack}: nothing names {path}: {:?}",
-        told.new
+        seen.new
     );
     found
 }
@@ -284,29 +284,29 @@ fn naming(attack: &str, path: &str) -> Vec<&'static Finding> {
 #[test]
 fn a_collector_that_is_stopped_shows_as_a_stale_verdict_and_nothing_is_lost() {
     assert!(!facts().stale_before && facts().stale);
-    let told = &facts().told["stopped"];
+    let seen = &facts().seen["stopped"];
     assert!(
-        told.new.is_empty() && told.node == State::Trusted,
+        seen.new.is_empty() && seen.node == State::Trusted,
         "{:?}",
-        told.new
+        seen.new
     );
 }
 
 #[test]
 fn limit_host_root_with_accepted_programs_alone_is_not_seen() {
-    let told = &facts().told["accepted programs"];
-    let taken: usize = told.said.trim().parse().unwrap();
+    let seen = &facts().seen["accepted programs"];
+    let taken: usize = seen.said.trim().parse().unwrap();
     assert!(taken > 0, "the key was not taken: the test shows nothing");
     assert!(
-        told.new.is_empty() && told.node == State::Trusted,
+        seen.new.is_empty() && seen.node == State::Trusted,
         "{:?}",
-        told.new
+        seen.new
     );
 }
 
 #[test]
 fn a_module_of_the_reference_values_is_accepted_and_another_makes_the_node_untrusted_by_its_path() {
-    let good = &facts().told["good module"];
+    let good = &facts().seen["good module"];
     assert!(good.said.contains(GOOD_MODULE));
     assert!(
         good.new.is_empty() && good.node == State::Trusted,
@@ -314,29 +314,29 @@ fn a_module_of_the_reference_values_is_accepted_and_another_makes_the_node_untru
         good.new
     );
     assert!(
-        facts().told["evil module"].said.contains(GOOD_MODULE),
+        facts().seen["evil module"].said.contains(GOOD_MODULE),
         "it was not loaded"
     );
     naming("evil module", EVIL_MODULE);
-    assert_eq!(facts().told["evil module"].node, State::Untrusted);
+    assert_eq!(facts().seen["evil module"].node, State::Untrusted);
 }
 
 #[test]
 fn another_ima_policy_is_refused_by_the_kernel_or_makes_the_node_untrusted() {
-    let told = &facts().told["policy"];
-    if told.said.starts_with("Some(0)") {
+    let seen = &facts().seen["policy"];
+    if seen.said.starts_with("Some(0)") {
         naming("policy", EVIL_POLICY);
     } else {
         // On kernels with CONFIG_IMA_WRITE_POLICY off, a policy can be loaded once.
-        assert!(!told.said.is_empty(), "{}", told.said);
-        assert!(told.new.is_empty(), "{:?}", told.new);
+        assert!(!seen.said.is_empty(), "{}", seen.said);
+        assert!(seen.new.is_empty(), "{:?}", seen.new);
     }
 }
 
 #[test]
 fn a_checkpoint_signed_with_the_stolen_key_and_read_by_another_program_is_not_the_collectors() {
-    let told = &facts().told["stolen key"];
-    assert!(!told.new.is_empty(), "nothing was noticed: {}", told.said);
+    let seen = &facts().seen["stolen key"];
+    assert!(!seen.new.is_empty(), "nothing was noticed: {}", seen.said);
     naming("stolen key", CHECKPOINTS);
 }
 

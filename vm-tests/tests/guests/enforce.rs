@@ -170,12 +170,12 @@ fn enforced(stock: Stock, mode: CgroupMode) {
         "{denials:?}"
     );
     assert!(denials.iter().any(|r| r.path == b"/app/script"), "{denials:?}");
-    let told = state(BAD)
+    let seen = state(BAD)
         .findings
         .iter()
         .find(|f| f.rule == Rule::Guard)
         .unwrap();
-    assert_eq!(told.severity, Severity::Note);
+    assert_eq!(seen.severity, Severity::Note);
 
     // A collector that is away for too long denies nothing any more.
     collector.signal(SIGSTOP).unwrap();
@@ -389,11 +389,11 @@ fn a_pod_with_as_many_entries_as_it_may_have_can_execute_nothing_until_it_is_mad
     let round = site.fresh(&vm).unwrap();
     assert!(round.verdict.trusted, "{}", round.verdict);
     let uid = PodUid::parse(BAD.as_bytes()).unwrap();
-    let told = &round.verdict.pod(uid).unwrap().findings;
+    let seen = &round.verdict.pod(uid).unwrap().findings;
     assert!(
-        told.iter()
+        seen.iter()
             .any(|f| f.rule == Rule::Guard && f.severity == Severity::Note),
-        "{told:?}"
+        "{seen:?}"
     );
     let evidence = round.evidence().unwrap();
     let records = evidence.records(PartitionKey::Pod(uid));

@@ -1,6 +1,6 @@
 //! A guest that UEFI firmware starts from a disk: PCR 0 to 9 are real, and rule V10 judges them.
 
-use cgpath_appraisal::{BootJudgement, Rule};
+use cgpath_appraisal::{BootAppraisal, Rule};
 use cgpath_evidence::Bank;
 use cgpath_evidence::boot::{EventLog, boot_aggregate};
 use vm_tests::Stock;
@@ -29,7 +29,7 @@ fn plan(stock: Stock) -> Plan {
 
 fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir, i32) {
     let (node, round, dir, collector) = first_round(plan(stock));
-    assert_eq!(round.verdict.node.boot, BootJudgement::Trusted);
+    assert_eq!(round.verdict.node.boot, BootAppraisal::Trusted);
     assert!(round.verdict.trusted && round.verdict.dangerous.is_empty());
 
     // The same by hand, and what a boot that was seen to be good teaches is accepted as well.
@@ -39,12 +39,12 @@ fn a_good_boot_is_trusted(stock: Stock) -> (Node, tempfile::TempDir, i32) {
     let registers = log.replay(Bank::Sha256).unwrap();
     assert_eq!(Some(&registers), boot.registers(Bank::Sha256));
     for (pcr, value) in registers.values().iter().enumerate() {
-        let told = node
+        let seen = node
             .vm
             .get_text(&format!("/sys/class/tpm/tpm0/pcr-sha256/{pcr}"))
             .unwrap();
         assert_eq!(
-            told.trim().to_lowercase(),
+            seen.trim().to_lowercase(),
             hex::encode(value.bytes()),
             "PCR {pcr}"
         );
@@ -133,7 +133,7 @@ fn another_kernel_command_line_makes_the_node_untrusted_and_is_named() {
     };
     let (node, round, _dir, _) = first_round(plan);
     assert!(!round.verdict.trusted);
-    assert_eq!(round.verdict.node.boot, BootJudgement::Untrusted);
+    assert_eq!(round.verdict.node.boot, BootAppraisal::Untrusted);
     let failures: Vec<_> = round
         .verdict
         .failures()

@@ -110,14 +110,14 @@ fn reach(pods: &Pods<'_>, pod: &Running, collector: i32) {
         let of_this = tried.iter().filter(|t| (t.errno == 0) == succeeded);
         of_this.map(|t| t.what.as_str()).collect()
     };
-    let told: BTreeSet<(&str, i32)> = tried.iter().map(|t| (t.what.as_str(), t.errno)).collect();
+    let seen: BTreeSet<(&str, i32)> = tried.iter().map(|t| (t.what.as_str(), t.errno)).collect();
     let harmless = [
         "network namespace",
         "file of that name",
         "mount namespace",
         "copy unmounted",
     ];
-    assert_eq!(what(true), BTreeSet::from(harmless), "{told:?}");
+    assert_eq!(what(true), BTreeSet::from(harmless), "{seen:?}");
     let refused = [
         "link by id",
         "map by id",
@@ -138,7 +138,7 @@ fn reach(pods: &Pods<'_>, pod: &Running, collector: i32) {
         "unbind",
         "sysctl",
     ];
-    assert_eq!(what(false), BTreeSet::from(refused), "{told:?}");
+    assert_eq!(what(false), BTreeSet::from(refused), "{seen:?}");
 }
 
 /// What a user without rights, in the cgroup of this pod, does with a descriptor of a link that root passed

@@ -18,7 +18,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn guest_has_what_a_node_has_and_does_what_it_is_told() {
+fn guest_has_what_a_node_has_and_does_what_it_is_asked() {
     for stock in Stock::ALL {
         let vm = Vm::builder(stock)
             .bytes("/etc/marker", "from the image", 0o640)

@@ -39,11 +39,11 @@ fn pod_is_attributed(stock: Stock, mode: CgroupMode, hierarchy: &str) {
     let round = node.fresh().unwrap();
     assert_eq!(round.verdict.node.state, State::Trusted, "{}", round.verdict);
     let uid = PodUid::parse(UID.as_bytes()).unwrap();
-    let judged = round
+    let appraised = round
         .verdict
         .pod(uid)
         .unwrap_or_else(|| panic!("the pod is not there:\n{}", round.verdict));
-    assert_eq!(judged.state, State::Trusted, "{}", round.verdict);
+    assert_eq!(appraised.state, State::Trusted, "{}", round.verdict);
     let evidence = round.evidence().unwrap();
     let last = SealedCheckpoint::from_file(evidence.checkpoints.last().unwrap())
         .unwrap()

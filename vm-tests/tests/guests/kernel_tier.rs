@@ -495,7 +495,7 @@ fn nothing_is_lost_while_both_tiers_run() {
 }
 
 #[test]
-fn the_verifier_judges_by_the_tags_and_says_attested() {
+fn the_verifier_appraises_by_the_tags_and_says_attested() {
     let round = &both().round;
     assert_eq!(round.verdict.node.tier, Tier::Kernel);
     // The pods are in no policy, which the verdict says; nothing is wrong with the evidence.

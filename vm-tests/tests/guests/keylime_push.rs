@@ -24,7 +24,7 @@ const KNOWN: &str = "/opt/known";
 const UNKNOWN: &str = "/opt/unknown";
 
 /// Keylime judges on a machine that emulates the guest's processor at the same time.
-const JUDGED: Duration = Duration::from_secs(180);
+const APPRAISED: Duration = Duration::from_secs(180);
 
 /// A runtime policy of the files that the guest's root had before it booted, with the boot aggregate that
 /// follows from its registers.
@@ -51,7 +51,7 @@ fn runtime_policy(node: &Node, round: &Round) -> Value {
 
 /// A judged attestation.
 #[derive(Debug, Clone)]
-struct Judged {
+struct Appraised {
     /// The number of the list's first entry that was asked for; 0 where the verifier named none.
     offset: u64,
     /// How many were sent.
@@ -61,7 +61,7 @@ struct Judged {
 }
 
 /// The latest attestation, if Keylime's verifier has judged it.
-async fn latest(keylime: &Keylime) -> Option<Judged> {
+async fn latest(keylime: &Keylime) -> Option<Appraised> {
     let path = format!("/v3.0/agents/{NODE}/attestations/latest");
     let (status, answer) = keylime.verifier(Method::GET, &path, None, Value::Null).await;
     if status == 404 {
@@ -76,7 +76,7 @@ async fn latest(keylime: &Keylime) -> Option<Judged> {
     let log = evidence.iter().find(|item| item["evidence_type"] == "ima_log");
     let log = log.unwrap_or_else(|| panic!("no list in {attributes:#}"));
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("no number in {log:#}"));
-    Some(Judged {
+    Some(Appraised {
         offset: log["chosen_parameters"]["starting_offset"].as_u64().unwrap_or(0),
         entries: number(&log["data"]["entry_count"]),
         evaluation: attributes["evaluation"].as_str().unwrap().to_owned(),
@@ -84,15 +84,15 @@ async fn latest(keylime: &Keylime) -> Option<Judged> {
 }
 
 /// Waits for a judged attestation of which `wanted` says so.
-async fn until(keylime: &Keylime, node: &Node, wanted: impl Fn(&Judged) -> bool) -> Judged {
+async fn until(keylime: &Keylime, node: &Node, wanted: impl Fn(&Appraised) -> bool) -> Appraised {
     let begin = Instant::now();
     loop {
         let last = latest(keylime).await;
-        if let Some(judged) = last.as_ref().filter(|judged| wanted(judged)) {
-            return judged.clone();
+        if let Some(appraised) = last.as_ref().filter(|appraised| wanted(appraised)) {
+            return appraised.clone();
         }
         assert!(
-            begin.elapsed() < JUDGED,
+            begin.elapsed() < APPRAISED,
             "{last:?}; cgpathd wrote:\n{}\nKeylime's verifier wrote:\n{}",
             host::tail(&node.vm.get_text(COLLECTOR_LOG).unwrap_or_default(), 15),
             keylime.log("verifier")
@@ -137,11 +137,11 @@ async fn keylime_trusts_a_guest_by_its_kernels_list_and_names_the_file_that_its_
     let policy = runtime_policy(&node, &round);
     keylime.add_policy(NODE, &policy, Value::Null).await;
 
-    let good = |judged: &Judged| {
+    let good = |appraised: &Appraised| {
         assert_eq!(
-            judged.evaluation,
+            appraised.evaluation,
             "pass",
-            "{judged:?}: {}",
+            "{appraised:?}: {}",
             keylime.log("verifier")
         );
     };
@@ -155,9 +155,9 @@ async fn keylime_trusts_a_guest_by_its_kernels_list_and_names_the_file_that_its_
     // A file that the policy knows: what Keylime has already is not sent again.
     node.vm.run(&[KNOWN]).unwrap().check().unwrap();
     let length = measured(&node, KNOWN);
-    let second = until(&keylime, &node, |judged| {
-        good(judged);
-        judged.offset + judged.entries >= length
+    let second = until(&keylime, &node, |appraised| {
+        good(appraised);
+        appraised.offset + appraised.entries >= length
     })
     .await;
     assert!(
@@ -172,7 +172,7 @@ async fn keylime_trusts_a_guest_by_its_kernels_list_and_names_the_file_that_its_
 
     node.vm.put(UNKNOWN, &elf::exit(0, "unknown"), 0o755).unwrap();
     node.vm.run(&[UNKNOWN]).unwrap().check().unwrap();
-    let last = until(&keylime, &node, |judged| judged.evaluation != "pass").await;
+    let last = until(&keylime, &node, |appraised| appraised.evaluation != "pass").await;
     assert_eq!(last.evaluation, "fail", "{last:?}");
     assert_eq!(keylime.status(NODE).await, "FAIL");
     let named = format!("File not found in allowlist: {UNKNOWN}");

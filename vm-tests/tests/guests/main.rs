@@ -30,7 +30,7 @@ mod overlays;
 mod pending;
 mod per_kernel;
 mod pods;
-mod pods_judged;
+mod pods_appraised;
 mod records;
 mod restarts;
 mod runtime;

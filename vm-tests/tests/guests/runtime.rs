@@ -97,7 +97,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
         assert_eq!(bundle.pod.to_string(), PODS[0].1);
     }
     // The names are the runtime's, and trust is by UID: the policy has other names for them.
-    let told = |round: &vm_tests::scenario::Round| -> Vec<String> {
+    let seen = |round: &vm_tests::scenario::Round| -> Vec<String> {
         assert!(round.verdict.trusted, "{}", round.verdict);
         let pods = round
             .verdict
@@ -106,7 +106,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
             .filter(|pod| PODS.iter().any(|(_, uid)| pod.uid.to_string() == *uid));
         pods.map(|pod| pod.told.clone().unwrap_or_default()).collect()
     };
-    assert_eq!(told(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
+    assert_eq!(seen(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
 
     // Without the runtime everything goes on by what it reported before.
     node.vm.sh("kill $(pidof containerd)").unwrap();
@@ -115,5 +115,5 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     until(&node.vm, |status| {
         status["sinks"][0]["delivered"].as_u64() > delivered
     });
-    assert_eq!(told(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
+    assert_eq!(seen(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
 }

@@ -8,7 +8,7 @@
 #[path = "../../examples/domain.rs"]
 mod platform;
 
-use crate::pods_judged::judged;
+use crate::pods_appraised::appraised;
 use anyhow::{Context as _, Result, ensure};
 use cgpath_appraisal::{Finding, Rule, Verdict};
 use cgpath_evidence::td::{self, ListChain, QuoteBody, ReportData, Version};
@@ -330,10 +330,10 @@ fn a_node_with_a_tpm_and_a_register_is_trusted_where_the_policy_wants_both_and_n
 }
 
 #[test]
-fn five_pods_are_judged_by_name_with_rtmr_3_as_the_only_anchor() {
+fn five_pods_are_appraised_by_name_with_rtmr_3_as_the_only_anchor() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
-    judged(&DemoOptions {
+    appraised(&DemoOptions {
         patched: None,
         stock: domain::STOCK,
         runtime: Runtime::Containerd,

@@ -483,7 +483,7 @@ pub fn decide(
     offers: &Offers,
     release: &Release,
 ) -> Decision {
-    let judge = Judge {
+    let review = Review {
         said,
         installed,
         offers,
@@ -505,20 +505,20 @@ pub fn decide(
     for (name, version) in &said.removed {
         faults.push(format!(
             "{name} {version} would be removed{}",
-            judge.because(name)
+            review.because(name)
         ));
     }
     for change in &said.changes {
-        faults.extend(judge.fault(change));
+        faults.extend(review.fault(change));
     }
     faults.extend(
         said.held
             .iter()
-            .map(|name| format!("{name} is held, and would be changed{}", judge.because(name))),
+            .map(|name| format!("{name} is held, and would be changed{}", review.because(name))),
     );
     if faults.is_empty() {
         if said.errors.is_empty() {
-            return Decision::Do(judge.plan());
+            return Decision::Do(review.plan());
         }
         return Decision::Stop(said.errors.clone());
     }
@@ -527,7 +527,7 @@ pub fn decide(
         better.keep.insert(name.clone(), version.clone());
     }
     if better == *request {
-        judge.prefer(&mut better.prefer);
+        review.prefer(&mut better.prefer);
     }
     if better == *request {
         Decision::Stop(faults)
@@ -544,14 +544,14 @@ enum Home {
     Other(BTreeSet<Suite>),
 }
 
-struct Judge<'a> {
+struct Review<'a> {
     said: &'a Simulation,
     installed: &'a Installed,
     offers: &'a Offers,
     release: &'a Release,
 }
 
-impl Judge<'_> {
+impl Review<'_> {
     fn home(&self, name: &str, version: &str) -> Home {
         let suites = self.offers.of(name, version);
         let own = self.release.suite();

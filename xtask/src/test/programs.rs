@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_programs_are_told_from_other_messages_and_named_after_package_and_target() {
+    fn test_programs_are_known_among_other_messages_and_named_after_package_and_target() {
         let message = |package: &str, target: &str, test: bool| {
             serde_json::json!({
                 "reason": "compiler-artifact", "package_id": package,

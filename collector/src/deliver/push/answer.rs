@@ -70,7 +70,7 @@ mod tests {
         fn pod(uid: &str, state: &str, charged: bool) -> serde_json::Value {
             serde_json::json!({"uid": uid, "state": state, "charged": charged})
         }
-        fn judged(believed: bool, pods: Vec<serde_json::Value>) -> serde_json::Value {
+        fn answer(believed: bool, pods: Vec<serde_json::Value>) -> serde_json::Value {
             serde_json::json!({"node": {"believed": believed}, "pods": pods})
         }
         let (a, b) = (
@@ -79,7 +79,7 @@ mod tests {
         );
         for believed in [true, false] {
             // The second is untrusted since the node is not believed.
-            let whole = judged(
+            let whole = answer(
                 believed,
                 vec![pod(a, "untrusted", true), pod(b, "untrusted", false)],
             );
@@ -91,15 +91,15 @@ mod tests {
             );
         }
         // In no policy: the node's affair.
-        let unknown = parse_verdict(&judged(true, vec![pod(a, "unknown", true)])).unwrap();
+        let unknown = parse_verdict(&answer(true, vec![pod(a, "unknown", true)])).unwrap();
         assert!(unknown.charged.is_empty());
         for odd in [
             serde_json::Value::Null,
             serde_json::json!({"node": {"believed": true}, "pods": 1}),
             serde_json::json!({"pods": [pod(a, "untrusted", true)]}),
-            judged(true, vec![pod(a, "untrusted", true), pod("x", "trusted", false)]),
-            judged(true, vec![serde_json::json!({"uid": a})]),
-            judged(true, vec![serde_json::json!({"uid": a, "state": "untrusted"})]),
+            answer(true, vec![pod(a, "untrusted", true), pod("x", "trusted", false)]),
+            answer(true, vec![serde_json::json!({"uid": a})]),
+            answer(true, vec![serde_json::json!({"uid": a, "state": "untrusted"})]),
         ] {
             assert_eq!(parse_verdict(&odd), None, "{odd}");
         }

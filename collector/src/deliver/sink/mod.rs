@@ -70,13 +70,13 @@ pub enum SinkError {
 pub struct Sinks {
     spooled: Vec<Arc<Spooled>>,
     /// Verifiers ask with their own nonces and know from where they follow: nothing of theirs waits on disk.
-    verifiers: Vec<Judging>,
+    verifiers: Vec<VerifierSink>,
     /// The same of Keylime's.
     keylime: Vec<Arc<keylime::Live>>,
 }
 
 /// A sink that is a verifier.
-struct Judging {
+struct VerifierSink {
     name: String,
     config: Verifier,
     /// Until it is started.
@@ -111,7 +111,7 @@ impl Sinks {
                     max_backoff: LONGEST_OF_SINK,
                 };
                 let client = push::Client::new(&own, node).map_err(target)?.observing();
-                sinks.verifiers.push(Judging {
+                sinks.verifiers.push(VerifierSink {
                     name: sink.name.clone(),
                     progress: client.progress(),
                     client: Mutex::new(Some(client)),
@@ -178,7 +178,7 @@ impl Sinks {
 
     /// How each fares.
     pub fn status(&self) -> Vec<SinkStatus> {
-        let judging = |verifier: &Judging| {
+        let status = |verifier: &VerifierSink| {
             let (delivered, error) = verifier.progress.get();
             SinkStatus {
                 name: verifier.name.clone(),
@@ -189,7 +189,7 @@ impl Sinks {
             }
         };
         let spooled = self.spooled.iter().map(|sink| sink.status());
-        let verifiers = self.verifiers.iter().map(judging);
+        let verifiers = self.verifiers.iter().map(status);
         let live = self.keylime.iter().map(|live| live.status());
         spooled.chain(verifiers).chain(live).collect()
     }

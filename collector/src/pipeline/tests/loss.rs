@@ -45,7 +45,7 @@ fn a_pods_loss_is_sealed_in_its_partition_even_behind_its_end_and_is_no_loss_of_
     w.happen(|s| raw(s, 4711, 1));
     run.request(&mut w, 2, &mut fuel).unwrap();
     check_chain(&w);
-    let told = |key: &PartitionKey| -> Vec<(u64, Vec<u8>)> {
+    let stated = |key: &PartitionKey| -> Vec<(u64, Vec<u8>)> {
         let records = run.leaves.get(key).into_iter().flatten();
         let records = records.map(|leaf| Record::from_cbor(leaf).unwrap());
         records
@@ -60,11 +60,11 @@ fn a_pods_loss_is_sealed_in_its_partition_even_behind_its_end_and_is_no_loss_of_
     let uid = POD_A.strip_prefix("pod").unwrap();
     let own = format!("/kubepods/{POD_A}").into_bytes();
     assert_eq!(
-        told(&PartitionKey::parse(uid).unwrap()),
+        stated(&PartitionKey::parse(uid).unwrap()),
         [1, 300, 301].map(|mappings| (mappings, own.clone()))
     );
-    assert_eq!(told(&PartitionKey::Host), [(1, b"/kubepods".to_vec())]);
-    assert_eq!(told(&PartitionKey::Unattributed), [(1, vec![])]);
+    assert_eq!(stated(&PartitionKey::Host), [(1, b"/kubepods".to_vec())]);
+    assert_eq!(stated(&PartitionKey::Unattributed), [(1, vec![])]);
     assert_eq!(run.pipeline.losses().total(), 0);
     assert_eq!(run.pipeline.executions, 4, "three canaries' and one of the pod");
 }

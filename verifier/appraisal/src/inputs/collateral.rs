@@ -6,7 +6,7 @@
 //! (the caller's), what a policy wants of it (see `v01_td`).
 
 use cgpath_evidence::td::QuoteBody;
-use cgpath_evidence::text::told;
+use cgpath_evidence::text::library_message;
 use chrono::DateTime;
 use dcap_qvl::{QuoteCollateralV3, intel, quote::Quote};
 
@@ -99,7 +99,7 @@ fn seconds(text: &str) -> Option<u64> {
 
 fn signed(part: &'static str, json: &str) -> Result<(Signed, Issued), CollateralError> {
     let bad = |why: String| CollateralError::Part { part, why };
-    let signed: Signed = serde_json::from_str(json).map_err(|e| bad(told(&e)))?;
+    let signed: Signed = serde_json::from_str(json).map_err(|e| bad(library_message(&e)))?;
     let date = |text: &str| seconds(text).ok_or_else(|| bad("a date is none of RFC 3339".to_owned()));
     let issued = Issued {
         issued: date(&signed.issue_date)?,
@@ -119,7 +119,7 @@ impl Collateral {
             return Err(CollateralError::Limit(bytes.len()));
         }
         let mut inner: QuoteCollateralV3 =
-            serde_json::from_slice(bytes).map_err(|e| CollateralError::Form(told(&e)))?;
+            serde_json::from_slice(bytes).map_err(|e| CollateralError::Form(library_message(&e)))?;
         inner.pck_certificate_chain = None;
         let (info, tcb_info) = signed("tcb_info", &inner.tcb_info)?;
         let (_, qe_identity) = signed("qe_identity", &inner.qe_identity)?;

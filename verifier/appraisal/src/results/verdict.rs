@@ -152,10 +152,10 @@ impl core::fmt::Display for State {
 
 /// How far the boot log was judged (rule V10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BootJudgement {
+pub enum BootAppraisal {
     /// Passed over, by the policy's `dangerous-boot-not-judged`.
     #[serde(rename = "not judged")]
-    NotJudged,
+    NotAppraised,
     /// Neither judged nor passed over, since a log, its registers or the policy's values are missing: the
     /// node is untrusted.
     #[serde(rename = "absent")]
@@ -168,13 +168,13 @@ pub enum BootJudgement {
     Untrusted,
 }
 
-impl core::fmt::Display for BootJudgement {
+impl core::fmt::Display for BootAppraisal {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            BootJudgement::NotJudged => "not judged",
-            BootJudgement::Absent => "absent",
-            BootJudgement::Trusted => "trusted",
-            BootJudgement::Untrusted => "UNTRUSTED",
+            BootAppraisal::NotAppraised => "not judged",
+            BootAppraisal::Absent => "absent",
+            BootAppraisal::Trusted => "trusted",
+            BootAppraisal::Untrusted => "UNTRUSTED",
         })
     }
 }
@@ -234,7 +234,7 @@ pub struct NodeVerdict {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td: Option<TdVerdict>,
     /// Rule V10.
-    pub boot: BootJudgement,
+    pub boot: BootAppraisal,
     /// Of `host`, `boot` and `unattributed`: files whose path no reference value has (*file not found*), each
     /// with each content once, in the order of first sight.
     #[serde(default)]

@@ -11,7 +11,7 @@ use crate::rules::v05_join::Joins;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
 };
-use cgpath_policy::{Hidden, Judgement, Name, Policy};
+use cgpath_policy::{ContentMatch, Hidden, Name, Policy};
 
 /// What is known of the covered list when contents are judged.
 pub(crate) struct Scene<'a> {
@@ -33,8 +33,8 @@ pub(crate) enum Opinion {
     Excluded,
     /// No policy knows the pod.
     Nothing,
-    Judged {
-        judgement: Judgement,
+    LookedUp {
+        matched: ContentMatch,
         /// Whether an exclude hides it could not be found out.
         gave_up: bool,
     },
@@ -100,24 +100,24 @@ impl<'a> Scene<'a> {
         if hidden == Hidden::Yes {
             return Opinion::Excluded;
         }
-        let judgement = match key {
-            PartitionKey::Pod(uid) => match policy.judge_pod(&uid, name, digest) {
-                Some(judgement) => judgement,
+        let matched = match key {
+            PartitionKey::Pod(uid) => match policy.look_up_pod(&uid, name, digest) {
+                Some(matched) => matched,
                 None => return Opinion::Nothing,
             },
-            _ if policy.file.accept.ima_policies.contains(digest) => Judgement::Accepted {
+            _ if policy.file.accept.ima_policies.contains(digest) => ContentMatch::Accepted {
                 basis: cgpath_policy::Basis::Own,
                 learned: false,
             },
-            PartitionKey::Host | PartitionKey::Unattributed => policy.judge_host(name, digest),
+            PartitionKey::Host | PartitionKey::Unattributed => policy.look_up_host(name, digest),
             PartitionKey::Boot => {
-                let on_host = policy.judge_host(name, digest);
+                let on_host = policy.look_up_host(name, digest);
                 let of_pod = (!on_host.is_accepted()).then(|| self.of_predating(name, digest));
                 of_pod.flatten().unwrap_or(on_host)
             }
         };
-        Opinion::Judged {
-            judgement,
+        Opinion::LookedUp {
+            matched,
             gave_up: hidden == Hidden::GaveUp,
         }
     }
@@ -127,14 +127,14 @@ impl<'a> Scene<'a> {
     pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
         let of_pod = || {
             self.policy.pods.keys().find_map(|uid| {
-                let judgement = self.policy.judge_pod(uid, name, digest);
-                judgement.filter(Judgement::is_accepted)
+                let matched = self.policy.look_up_pod(uid, name, digest);
+                matched.filter(ContentMatch::is_accepted)
             })
         };
         let opinion = self.opinion(PartitionKey::Boot, name, digest);
         match opinion {
-            Opinion::Judged { judgement, gave_up } if !judgement.is_accepted() => Opinion::Judged {
-                judgement: of_pod().unwrap_or(judgement),
+            Opinion::LookedUp { matched, gave_up } if !matched.is_accepted() => Opinion::LookedUp {
+                matched: of_pod().unwrap_or(matched),
                 gave_up,
             },
             opinion => opinion,
@@ -143,12 +143,12 @@ impl<'a> Scene<'a> {
 
     /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for
     /// whom: it is accepted there if a pod that was there then, and that the policy knows, may have it.
-    fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<Judgement> {
+    fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let mut pods = self.chain.predating().iter();
         pods.find_map(|uid| {
             self.policy
-                .judge_pod(uid, name, digest)
-                .filter(Judgement::is_accepted)
+                .look_up_pod(uid, name, digest)
+                .filter(ContentMatch::is_accepted)
         })
     }
 }

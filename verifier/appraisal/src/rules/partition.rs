@@ -182,7 +182,7 @@ impl Tally {
 
     /// A record states what was not recorded so far: the last one holds.
     pub(crate) fn lost(&mut self, loss: PodLoss, seq: u64) {
-        if self.lost.is_none_or(|(_, told)| told < seq) {
+        if self.lost.is_none_or(|(_, stated)| stated < seq) {
             self.lost = Some((loss, seq));
         }
     }

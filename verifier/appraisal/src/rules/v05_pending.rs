@@ -14,7 +14,7 @@ use crate::rules::opinion::{Opinion, Scene};
 use crate::rules::partition::Tally;
 use crate::rules::v04_chain::Chain;
 use crate::rules::v05_join::Open;
-use crate::rules::v09_contents::{Judged, Late};
+use crate::rules::v09_contents::{Late, Usage};
 use crate::rules::{Rule, v05_join};
 use cgpath_evidence::{
     Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed,
@@ -53,7 +53,7 @@ pub(crate) struct Question<'q, 'a> {
     pub open: &'q Open,
     /// Entries that no quote covers and no register binds: they are judged, and vouch for nothing.
     pub tail: Range<usize>,
-    pub judged: &'q Judged,
+    pub usage: &'q Usage,
     /// Sealed records whose cgroup is not known: number and path.
     pub nameless: &'q [(u64, Vec<u8>)],
     /// The last accepted evidence of this boot.
@@ -80,7 +80,7 @@ impl<'q, 'a> Question<'q, 'a> {
 
     pub(crate) fn conclude(&self, findings: &mut Findings) -> Pending {
         let shown = self.shown(findings);
-        let mut late = Late::new(self.scene, self.judged);
+        let mut late = Late::new(self.scene, self.usage);
         let named = self.unsealed(&mut late);
         let mut case = Unnamed {
             question: self,
@@ -235,7 +235,7 @@ impl<'q, 'a> Question<'q, 'a> {
             && by.any(|key| match self.scene.opinion(key, name, digest) {
                 Opinion::Excluded => true,
                 Opinion::Nothing => false,
-                Opinion::Judged { judgement, .. } => judgement.is_accepted(),
+                Opinion::LookedUp { matched, .. } => matched.is_accepted(),
             })
     }
 

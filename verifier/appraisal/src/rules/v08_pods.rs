@@ -8,7 +8,7 @@ use crate::accept::Acceptances;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
 use crate::rules::partition::{Deviations, Tally};
-use crate::rules::v09_contents::Judged;
+use crate::rules::v09_contents::Usage;
 use crate::rules::{Rule, v06_losses};
 use cgpath_evidence::{PartitionKey, PodInfo, PodUid, Provenance};
 use cgpath_policy::{Policy, PredatingPods};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the verdict on pods needs beside what they used.
 pub(crate) struct Names<'a> {
-    pub told: &'a [PodInfo],
+    pub stated: &'a [PodInfo],
     pub predating: &'a [PodUid],
     pub provenance: Provenance,
     pub policy: &'a Policy,
@@ -32,7 +32,7 @@ pub(crate) struct Concluded {
     pub node: Listed,
 }
 
-impl Judged {
+impl Usage {
     /// The verdicts on all pods, and what is listed of the other partitions. `late` stands for those
     /// partitions that have pending entries.
     pub(crate) fn conclude(
@@ -113,8 +113,8 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     let known = names.policy.pods.get(&uid);
     let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
     let undashed = tally.undashed.unwrap_or_else(in_policy);
-    let told = names
-        .told
+    let stated = names
+        .stated
         .iter()
         .find(|p| p.uid == uid)
         .map(|p| format!("{}/{}", p.namespace, p.name));
@@ -127,7 +127,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
     own.extend(tally.opaque());
     let provenance = names.provenance;
     if known.is_none() {
-        let called = told
+        let called = stated
             .as_ref()
             .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
         findings.push(
@@ -175,7 +175,7 @@ fn pod(names: &Names<'_>, uid: PodUid, tally: &Tally, predates: bool, findings: 
         uid,
         undashed,
         name: known.map(|k| k.pod.name.clone()),
-        told,
+        told: stated,
         state,
         charged: fails,
         entries: tally.entries,

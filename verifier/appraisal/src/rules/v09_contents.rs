@@ -16,13 +16,13 @@ use crate::text::foreign;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, cgroup::partition_of, list::unescaped,
 };
-use cgpath_policy::{Judgement, Name, Policy};
+use cgpath_policy::{ContentMatch, Name, Policy};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// What all partitions used, as far as it was seen.
 #[derive(Debug, Default)]
-pub(crate) struct Judged {
+pub(crate) struct Usage {
     pub(super) tallies: BTreeMap<PartitionKey, Tally>,
     files: Files,
     foundations: Foundations,
@@ -45,14 +45,14 @@ struct Use<'a> {
 }
 
 /// Charges contents to partitions.
-struct Judge<'j, 'a> {
+struct Charging<'j, 'a> {
     scene: &'j Scene<'a>,
     tallies: &'j mut BTreeMap<PartitionKey, Tally>,
     /// What a partition begins with that is not among `tallies` yet.
     base: &'j BTreeMap<PartitionKey, Tally>,
 }
 
-impl Judged {
+impl Usage {
     /// Records that are new, and entries that are older than the load.
     pub(crate) fn step<'a>(&mut self, scene: &Scene<'a>, records: &[Owned<'a>]) {
         // Looking up what the policy says is most of the work, and needs nothing but the content.
@@ -62,22 +62,22 @@ impl Judged {
             .map(|(n, batch)| look(scene, n * BATCH, batch))
             .collect();
         let none = BTreeMap::new();
-        let mut judge = Judge {
+        let mut charging = Charging {
             scene,
             tallies: &mut self.tallies,
             base: &none,
         };
-        judge.boot();
+        charging.boot();
         for Looked { plain, rest } in looked {
             if plain.entries + plain.executions > 0 {
-                let tally = judge.tally(PartitionKey::Host);
+                let tally = charging.tally(PartitionKey::Host);
                 tally.entries += plain.entries;
                 tally.executions += plain.executions;
                 tally.learned |= plain.learned;
             }
             for (place, opinion) in rest {
                 if let Some((key, record)) = records.get(place) {
-                    judge.record(place, *key, record, opinion);
+                    charging.record(place, *key, record, opinion);
                 }
             }
         }
@@ -89,12 +89,12 @@ impl Judged {
     /// The same for a list whose entries carry their cgroup themselves: there are no records to go by.
     pub(crate) fn step_attested(&mut self, scene: &Scene<'_>) {
         let none = BTreeMap::new();
-        let mut judge = Judge {
+        let mut charging = Charging {
             scene,
             tallies: &mut self.tallies,
             base: &none,
         };
-        self.untagged += judge.attested();
+        self.untagged += charging.attested();
         self.foundations.step(scene);
     }
 
@@ -146,8 +146,8 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
         for (place, key, record, content) in contents {
             let opinion = content.map(|(name, digest)| scene.opinion(key, name, digest));
             match opinion {
-                Some(Opinion::Judged {
-                    judgement: Judgement::Accepted { learned, .. },
+                Some(Opinion::LookedUp {
+                    matched: ContentMatch::Accepted { learned, .. },
                     gave_up: false,
                 }) if key == PartitionKey::Host && !record.path_cut && !says_of_file(record) => {
                     let plain = &mut looked.plain;
@@ -162,7 +162,7 @@ fn look<'a>(scene: &Scene<'a>, first: usize, records: &[Owned<'a>]) -> Looked {
     looked
 }
 
-impl<'a> Judge<'_, 'a> {
+impl<'a> Charging<'_, 'a> {
     fn tally(&mut self, key: PartitionKey) -> &mut Tally {
         let base = self.base;
         let begin = || base.get(&key).cloned().unwrap_or_default();
@@ -473,7 +473,7 @@ impl<'a> Judge<'_, 'a> {
             self.tally(used.key).say(finding);
             return;
         };
-        let judgement = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.name, digest)) {
+        let matched = match opinion.unwrap_or_else(|| self.scene.opinion(used.key, used.name, digest)) {
             Opinion::Excluded => {
                 self.tally(used.key)
                     .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Excluded);
@@ -485,7 +485,7 @@ impl<'a> Judge<'_, 'a> {
                     .saw(used.name.bytes(), Some(digest), used.is_execution, Seen::Refused);
                 return;
             }
-            Opinion::Judged { judgement, gave_up } => {
+            Opinion::LookedUp { matched, gave_up } => {
                 if gave_up {
                     let finding = Finding::note(
                         Rule::of_contents(used.key),
@@ -494,13 +494,13 @@ impl<'a> Judge<'_, 'a> {
                     );
                     self.tally(used.key).say(place(finding, &used));
                 }
-                judgement
+                matched
             }
         };
         let subject = Subject::Partition(used.key);
-        let finding = match &judgement {
-            Judgement::Accepted { .. } => None,
-            Judgement::UnknownPath => {
+        let finding = match &matched {
+            ContentMatch::Accepted { .. } => None,
+            ContentMatch::UnknownPath => {
                 let elsewhere = match used.key {
                     PartitionKey::Pod(uid) => policy.pods.get(&uid).map(|pod| pod.allowed.paths_of(digest)),
                     _ => Some(policy.host.paths_of(digest)),
@@ -515,7 +515,7 @@ impl<'a> Judge<'_, 'a> {
                 }
                 Some(finding)
             }
-            Judgement::WrongHash { expected } => {
+            ContentMatch::WrongHash { expected } => {
                 let finding = Finding::fail(
                     Rule::of_contents(used.key),
                     subject,
@@ -524,14 +524,14 @@ impl<'a> Judge<'_, 'a> {
                 Some(expected.iter().fold(finding, Finding::expected))
             }
         };
-        let seen = match &judgement {
-            Judgement::Accepted { .. } => Seen::Accepted,
-            Judgement::UnknownPath => Seen::UnknownPath,
-            Judgement::WrongHash { .. } => Seen::WrongHash,
+        let seen = match &matched {
+            ContentMatch::Accepted { .. } => Seen::Accepted,
+            ContentMatch::UnknownPath => Seen::UnknownPath,
+            ContentMatch::WrongHash { .. } => Seen::WrongHash,
         };
         let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
-        if let Judgement::Accepted { learned, .. } = judgement {
+        if let ContentMatch::Accepted { learned, .. } = matched {
             tally.learned |= learned;
         }
         // Only a pod's verdict lists what was as it should be.
@@ -548,13 +548,13 @@ impl<'a> Judge<'_, 'a> {
 /// Charges pending entries: what is charged may be another thing in the next round.
 pub(crate) struct Late<'j, 'a> {
     scene: &'j Scene<'a>,
-    base: &'j Judged,
+    base: &'j Usage,
     /// The partitions that have any, with what they used before.
     pub tallies: BTreeMap<PartitionKey, Tally>,
 }
 
 impl<'j, 'a> Late<'j, 'a> {
-    pub(crate) fn new(scene: &'j Scene<'a>, base: &'j Judged) -> Late<'j, 'a> {
+    pub(crate) fn new(scene: &'j Scene<'a>, base: &'j Usage) -> Late<'j, 'a> {
         Late {
             scene,
             base,
@@ -562,8 +562,8 @@ impl<'j, 'a> Late<'j, 'a> {
         }
     }
 
-    fn judge(&mut self) -> Judge<'_, 'a> {
-        Judge {
+    fn charging(&mut self) -> Charging<'_, 'a> {
+        Charging {
             scene: self.scene,
             tallies: &mut self.tallies,
             base: &self.base.tallies,
@@ -572,30 +572,30 @@ impl<'j, 'a> Late<'j, 'a> {
 
     /// An entry whose record is not sealed yet.
     pub(crate) fn unsealed(&mut self, key: PartitionKey, index: usize, line: &Line<'_>, record: &Record) {
-        let mut judge = self.judge();
-        judge.lineage(key, record);
-        judge.file(key, record);
+        let mut charging = self.charging();
+        charging.lineage(key, record);
+        charging.file(key, record);
         if record.kind == EventKind::Violation {
-            judge.violation(key, &record.path, Some(index), Some(record.seq));
+            charging.violation(key, &record.path, Some(index), Some(record.seq));
             self.changed(key, index, record);
         } else {
-            judge.recorded(key, index, line, record, None);
+            charging.recorded(key, index, line, record, None);
         }
     }
 
-    /// Who used a file before is judged for it as soon as the write is shown, as [`Judged::changed`] does
+    /// Who used a file before is judged for it as soon as the write is shown, as [`Usage::changed`] does
     /// once it is sealed.
     fn changed(&mut self, by: PartitionKey, index: usize, record: &Record) {
         let violation = Violation::of(by, record, Some(index));
         let base = self.base;
         for user in base.files.users(record) {
-            self.judge().tally(user).hit(user, &violation);
+            self.charging().tally(user).hit(user, &violation);
         }
     }
 
     /// An entry that nobody is known for.
     pub(crate) fn unattributed(&mut self, index: usize, line: &Line<'_>) {
-        self.judge().entry(
+        self.charging().entry(
             PartitionKey::Unattributed,
             index,
             line,
@@ -606,11 +606,11 @@ impl<'j, 'a> Late<'j, 'a> {
     }
 
     pub(crate) fn say(&mut self, key: PartitionKey, finding: Finding) {
-        self.judge().tally(key).say(finding);
+        self.charging().tally(key).say(finding);
     }
 }
 
-impl Judged {
+impl Usage {
     /// Entries that carry no cgroup where each has to.
     pub(crate) fn untagged(&self, policy: &Policy, findings: &mut Findings) -> u64 {
         let tolerance = policy.file.tolerance.unattributed;

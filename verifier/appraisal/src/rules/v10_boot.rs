@@ -8,7 +8,7 @@
 use crate::inputs::decoded::{BOOT_AGGREGATE, Line};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
-use crate::results::verdict::BootJudgement;
+use crate::results::verdict::BootAppraisal;
 use crate::rules::Rule;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -47,29 +47,29 @@ pub(crate) fn check(
     coverage: Option<&Coverage>,
     policy: &Policy,
     findings: &mut Findings,
-) -> BootJudgement {
+) -> BootAppraisal {
     if policy.file.dangerous_boot_not_judged {
-        return BootJudgement::NotJudged;
+        return BootAppraisal::NotAppraised;
     }
     let Some(reference) = &policy.file.boot else {
         findings.push(fail(
             "the boot log is not judged: the policy has no `boot:` (`cgpath policy from-boot` makes one), \
              and does not say `dangerous-boot-not-judged: true` to pass over it",
         ));
-        return BootJudgement::Absent;
+        return BootAppraisal::Absent;
     };
     let (Some(quoted), Some(_)) = (quoted, coverage) else {
         findings.push(fail(
             "nothing vouches for PCR 0 to 9: the quote cannot be followed",
         ));
-        return BootJudgement::Absent;
+        return BootAppraisal::Absent;
     };
     let Some(log) = round.boot.and_then(|boot| boot.log.as_deref()) else {
         findings.push(fail(
             "there is no boot log: the kernel showed no binary_bios_measurements, so its firmware has none \
              or no TPM that it uses",
         ));
-        return BootJudgement::Absent;
+        return BootAppraisal::Absent;
     };
     let accepted = policy.file.accept.banks.iter();
     let quoted_values = accepted.filter_map(|bank| {
@@ -77,13 +77,13 @@ pub(crate) fn check(
         Some((*bank, registers.values().to_vec()))
     });
     let boot = Stated {
-        told: round.boot.and_then(|boot| boot.command_line.as_deref()),
+        stated: round.boot.and_then(|boot| boot.command_line.as_deref()),
         lines,
         tpm: Some(quoted),
         banks: &policy.file.accept.banks,
         quoted: quoted_values.collect(),
     };
-    boot.judge(
+    boot.appraise(
         EventLog::parse(log),
         reference,
         "`dangerous-boot-not-judged: true` in place of `boot`",
@@ -99,32 +99,32 @@ pub(crate) fn check_td(
     registers: Option<&[Register; BOOT_RTMRS]>,
     policy: &TdxPolicy,
     findings: &mut Findings,
-) -> BootJudgement {
+) -> BootAppraisal {
     let Some(reference) = &policy.boot else {
         // Without `boot`, the policy says so.
-        return BootJudgement::NotJudged;
+        return BootAppraisal::NotAppraised;
     };
     let Some(registers) = registers else {
         findings.push(fail(
             "nothing vouches for RTMR 0 to 2: the trust domain's quote cannot be followed",
         ));
-        return BootJudgement::Absent;
+        return BootAppraisal::Absent;
     };
     let Some(log) = round.td.and_then(|td| td.ccel.as_deref()) else {
         findings.push(fail(
             "there is no firmware's log of RTMR 0 to 2: the kernel showed no CCEL table, so the trust \
              domain's firmware makes none",
         ));
-        return BootJudgement::Absent;
+        return BootAppraisal::Absent;
     };
     let boot = Stated {
-        told: round.boot.and_then(|boot| boot.command_line.as_deref()),
+        stated: round.boot.and_then(|boot| boot.command_line.as_deref()),
         lines,
         tpm: None,
         banks: &[Bank::Sha384],
         quoted: BTreeMap::from([(Bank::Sha384, registers.iter().map(td::digest).collect())]),
     };
-    boot.judge(
+    boot.appraise(
         EventLog::parse_ccel(log),
         reference,
         "`dangerous-boot-not-judged: true` in place of `tdx.boot`",
@@ -133,12 +133,12 @@ pub(crate) fn check_td(
 }
 
 /// The worse of two judgements.
-pub(crate) fn worse(one: BootJudgement, other: BootJudgement) -> BootJudgement {
-    let rank = |judgement: &BootJudgement| match judgement {
-        BootJudgement::Trusted => 0,
-        BootJudgement::NotJudged => 1,
-        BootJudgement::Absent => 2,
-        BootJudgement::Untrusted => 3,
+pub(crate) fn worse(one: BootAppraisal, other: BootAppraisal) -> BootAppraisal {
+    let rank = |appraisal: &BootAppraisal| match appraisal {
+        BootAppraisal::Trusted => 0,
+        BootAppraisal::NotAppraised => 1,
+        BootAppraisal::Absent => 2,
+        BootAppraisal::Untrusted => 3,
     };
     core::cmp::max_by_key(one, other, rank)
 }
@@ -146,7 +146,7 @@ pub(crate) fn worse(one: BootJudgement, other: BootJudgement) -> BootJudgement {
 /// What is known of a boot, beside its log.
 struct Stated<'a> {
     /// The command line that the node states.
-    told: Option<&'a [u8]>,
+    stated: Option<&'a [u8]>,
     lines: &'a [Line<'a>],
     /// What the TPM quoted: IMA's first entry is over that.
     tpm: Option<&'a Quoted>,
@@ -156,13 +156,13 @@ struct Stated<'a> {
 }
 
 impl Stated<'_> {
-    fn judge(
+    fn appraise(
         self,
         log: cgpath_evidence::Result<EventLog<'_>>,
         reference: &BootPolicy,
         otherwise: &str,
         findings: &mut Findings,
-    ) -> BootJudgement {
+    ) -> BootAppraisal {
         let mut own = Findings::default();
         match log {
             Err(why) => own.push(fail(format!(
@@ -178,9 +178,9 @@ impl Stated<'_> {
         let failed = own.has_failure();
         findings.absorb(&own);
         if failed {
-            BootJudgement::Untrusted
+            BootAppraisal::Untrusted
         } else {
-            BootJudgement::Trusted
+            BootAppraisal::Trusted
         }
     }
 }
@@ -208,7 +208,7 @@ impl Boot<'_> {
         }
         self.is_regular(reference, &pinned, findings);
         self.ties(findings);
-        Measured::new(self.log, stated.banks, reference, stated.told, &pinned).check(findings);
+        Measured::new(self.log, stated.banks, reference, stated.stated, &pinned).check(findings);
     }
 
     /// Registers with a value that the policy accepts, in each bank.

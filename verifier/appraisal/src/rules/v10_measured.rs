@@ -25,7 +25,7 @@ pub(super) struct Measured<'a> {
     banks: &'a [Bank],
     reference: &'a BootPolicy,
     /// The command line that the node states.
-    told: Option<&'a str>,
+    stated: Option<&'a str>,
     /// Registers whose whole value the policy accepts, in each bank.
     pinned: &'a BTreeSet<u8>,
     lines: BTreeMap<u64, CommandLine<'a>>,
@@ -39,7 +39,7 @@ impl<'a> Measured<'a> {
         log: &'a EventLog<'a>,
         banks: &'a [Bank],
         reference: &'a BootPolicy,
-        told: Option<&'a [u8]>,
+        stated: Option<&'a [u8]>,
         pinned: &'a BTreeSet<u8>,
     ) -> Measured<'a> {
         let mut accepted_lines = BTreeSet::new();
@@ -61,7 +61,7 @@ impl<'a> Measured<'a> {
             log,
             banks,
             reference,
-            told: told.and_then(|told| core::str::from_utf8(told).ok()),
+            stated: stated.and_then(|stated| core::str::from_utf8(stated).ok()),
             pinned,
             lines: lines.collect(),
             accepted_lines,
@@ -71,9 +71,9 @@ impl<'a> Measured<'a> {
 
     pub(super) fn check(&self, findings: &mut Findings) {
         let set = self.log.set();
-        let judges_lines = !self.reference.command_lines.is_empty();
+        let checks_lines = !self.reference.command_lines.is_empty();
         let mut spoken_of: BTreeSet<u32> = self.named.keys().map(|(pcr, _)| *pcr).collect();
-        if judges_lines {
+        if checks_lines {
             spoken_of.extend(self.log.set().command_lines().iter().copied().map(u32::from));
         }
         let mut has_line = false;
@@ -87,7 +87,7 @@ impl<'a> Measured<'a> {
             if event.kind == EventType::NO_ACTION || !spoken_of.contains(&event.pcr) {
                 continue;
             }
-            let line = self.lines.get(&event.offset).filter(|_| judges_lines);
+            let line = self.lines.get(&event.offset).filter(|_| checks_lines);
             if line.is_some_and(|line| self.accepts(line)) {
                 has_line = true;
                 continue;
@@ -123,7 +123,7 @@ impl<'a> Measured<'a> {
                 )));
             }
         }
-        if judges_lines && !has_line {
+        if checks_lines && !has_line {
             let registers: Vec<String> = set.command_lines().iter().map(u8::to_string).collect();
             findings.push(fail(format!(
                 "no kernel command line was measured into {set} {}, and the policy names what it must be",
@@ -151,7 +151,7 @@ impl<'a> Measured<'a> {
     /// What the event or the node states is only shown where it is what was measured.
     fn wrong_line(&self, line: &CommandLine) -> Finding {
         let is = |text: &&str| self.banks.iter().all(|bank| line.is(text, *bank));
-        let text = line.text().filter(is).or(self.told.filter(is));
+        let text = line.text().filter(is).or(self.stated.filter(is));
         let digest = || self.banks.first().and_then(|bank| line.event().digest(*bank));
         let found = match text {
             Some(text) => escape(text.as_bytes()),

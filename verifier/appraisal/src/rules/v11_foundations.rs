@@ -10,7 +10,7 @@ use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 use crate::rules::opinion::Scene;
 use cgpath_evidence::{Bank, Checkpoint, Collectors, Digest, list::as_listed, merkle::Hash};
-use cgpath_policy::{Judgement, Name, Policy};
+use cgpath_policy::{ContentMatch, Name, Policy};
 use std::collections::{HashMap, HashSet};
 
 /// A program that checkpoints count as the collector.
@@ -49,10 +49,10 @@ impl Programs {
                 list_len: checkpoint.list_len,
             });
             let collector = accept.collector.as_bytes();
-            let expected = match policy.judge_host(Name::True(collector), program) {
-                Judgement::Accepted { .. } => continue,
-                Judgement::UnknownPath => Vec::new(),
-                Judgement::WrongHash { expected } => expected,
+            let expected = match policy.look_up_host(Name::True(collector), program) {
+                ContentMatch::Accepted { .. } => continue,
+                ContentMatch::UnknownPath => Vec::new(),
+                ContentMatch::WrongHash { expected } => expected,
             };
             let finding = fail(format!(
                 "checkpoint {n} counts a program as the collector that the policy does not accept"
@@ -118,7 +118,7 @@ impl Foundations {
             self.has_collector |= line.path == Some(collector)
                 && scene
                     .policy
-                    .judge_host(Name::Listed(collector), digest)
+                    .look_up_host(Name::Listed(collector), digest)
                     .is_accepted();
             self.has_policy |= accept.ima_policies.contains(digest);
         }

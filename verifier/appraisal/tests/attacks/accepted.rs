@@ -1,7 +1,7 @@
 //! A finding that was accepted accepts one thing: what comes later is another finding, though it looks the
 //! same.
 
-use super::{Life, busy, judge};
+use super::{Life, busy, conclude};
 use crate::ways::verdict_key;
 use cgpath_appraisal::{Severity, accept};
 use cgpath_evidence::{EventKind, FileHash, GuardAction};
@@ -89,29 +89,29 @@ fn what_comes_later_is_another_finding_than_the_accepted_one() {
     for (what, act) in ACTS {
         let mut life = Life::begin(busy());
         act(&mut life.node);
-        let first = life.round().judged.whole;
+        let first = life.round().appraised.whole;
         assert!(!first.trusted, "{what}: {first}");
         let failures: Vec<_> = first.failures().cloned().collect();
         accept_all(&mut life, &failures);
         for _ in 0..2 {
             let then = life.round();
             assert!(
-                then.judged.whole.trusted,
+                then.appraised.whole.trusted,
                 "{what}, accepted:\n{}",
-                then.judged.whole
+                then.appraised.whole
             );
         }
         act(&mut life.node);
         for _ in 0..2 {
             let later = life.round();
-            for (way, verdict) in later.judged.verdicts().filter(|(_, verdict)| verdict.trusted) {
+            for (way, verdict) in later.appraised.verdicts().filter(|(_, verdict)| verdict.trusted) {
                 wrong.push(format!("{what}: {way} trusts what came later"));
                 let accepted = verdict.accepted.iter().filter(|note| note.in_use).count();
                 assert_eq!(accepted, failures.len(), "{what}");
             }
         }
     }
-    judge("accepted-once", &wrong);
+    conclude("accepted-once", &wrong);
 }
 
 /// A content has its name: what was accepted of it holds for all who use it at that path, however often.
@@ -120,11 +120,11 @@ fn the_same_content_at_the_same_path_stays_accepted() {
     let mut life = Life::begin(busy());
     let hotfix = sha256(b"hotfix");
     life.node.execute(&app(), "/bin/app", &hotfix);
-    let failures: Vec<_> = life.round().judged.whole.failures().cloned().collect();
+    let failures: Vec<_> = life.round().appraised.whole.failures().cloned().collect();
     accept_all(&mut life, &failures);
     for _ in 0..3 {
         life.node.execute(&app(), "/bin/app", &hotfix);
-        let verdict = life.round().judged.whole;
+        let verdict = life.round().appraised.whole;
         assert!(verdict.trusted, "{verdict}");
     }
     for (path, content) in [("/bin/app", sha256(b"another")), ("/bin/other", hotfix)] {
@@ -135,7 +135,7 @@ fn the_same_content_at_the_same_path_stays_accepted() {
         };
         life.ways = Default::default();
         life.node.execute(&app(), path, &content);
-        let verdict = life.round().judged.whole;
+        let verdict = life.round().appraised.whole;
         assert!(!verdict.trusted, "{path}: {verdict}");
         assert!(
             verdict.pods[0]

@@ -1,13 +1,13 @@
 //! What a verifier says that has followed a node is what it says of everything at once, also where the
 //! question changes.
 
-use super::{Life, Round, busy, judge};
+use super::{Life, Round, busy, conclude};
 use cgpath_appraisal::{Context, ExpectedNonce, PinnedKey, Rule, appraise};
 use cgpath_evidence::{EventKind, PodInfo};
 use cgpath_testkit::{Actor, Measurement, Node, pod, sha256, tpm};
 use p256::ecdsa::SigningKey;
 
-fn told(node: &mut Node, name: &str) {
+fn named(node: &mut Node, name: &str) {
     node.pods = vec![PodInfo {
         uid: pod(9),
         namespace: "default".into(),
@@ -18,14 +18,14 @@ fn told(node: &mut Node, name: &str) {
 #[test]
 fn a_pod_that_nobody_knows_is_called_what_the_runtime_calls_it_now() {
     let mut life = Life::begin(busy());
-    told(&mut life.node, "one");
+    named(&mut life.node, "one");
     life.node
         .execute(&Actor::pod(pod(9), "/bin/any"), "/bin/any", &sha256(b"any"));
     life.round();
-    told(&mut life.node, "two");
+    named(&mut life.node, "two");
     let round = life.round();
     let mut wrong = Vec::from_iter(round.differs());
-    for (way, verdict) in round.judged.verdicts() {
+    for (way, verdict) in round.appraised.verdicts() {
         let mut named = verdict
             .failures()
             .filter(|finding| finding.rule == Rule::KnownPods);
@@ -33,7 +33,7 @@ fn a_pod_that_nobody_knows_is_called_what_the_runtime_calls_it_now() {
             wrong.push(format!("{way} does not name default/two"));
         }
     }
-    judge("told-name", &wrong);
+    conclude("told-name", &wrong);
 }
 
 /// A round whose question `change` makes another one.
@@ -45,11 +45,11 @@ fn asked(life: &mut Life, change: impl FnOnce(&mut Context)) -> Result<Round, St
         ExpectedNonce::DangerousNone => Vec::new(),
     };
     let evidence = life.node.attest(&nonce);
-    let judged = life.ways.judge(&evidence, &life.node.policy(), &context, &[]);
+    let appraised = life.ways.appraise(&evidence, &life.node.policy(), &context, &[]);
     life.rounds += 1;
-    judged.map_err(|why| why.to_string()).map(|judged| Round {
+    appraised.map_err(|why| why.to_string()).map(|appraised| Round {
         number: life.rounds,
-        judged,
+        appraised,
         tenants: Vec::new(),
     })
 }
@@ -59,12 +59,12 @@ fn trust_on_first_use_is_repeated_whenever_it_begins() {
     let mut life = Life::begin(busy());
     let round = asked(&mut life, |context| context.key = PinnedKey::DangerousTofu).unwrap();
     let mut wrong = Vec::from_iter(round.differs());
-    for (way, verdict) in round.judged.verdicts() {
+    for (way, verdict) in round.appraised.verdicts() {
         if !verdict.dangerous.contains(&"dangerous-tofu".to_owned()) {
             wrong.push(format!("{way} does not repeat dangerous-tofu"));
         }
     }
-    judge("tofu-later", &wrong);
+    conclude("tofu-later", &wrong);
 }
 
 /// What gives no verdict when all is sent gives none when it is followed.
@@ -79,7 +79,7 @@ fn a_question_that_makes_no_sense_has_no_verdict() {
     let mut life = Life::begin(busy());
     let other = |context: &mut Context| context.node = "worker-2".into();
     wrong.extend(no_verdict("another node's policy", &mut life, other));
-    judge("senseless-question", &wrong);
+    conclude("senseless-question", &wrong);
 }
 
 fn no_verdict(what: &str, life: &mut Life, change: impl FnOnce(&mut Context)) -> Option<String> {
@@ -115,13 +115,13 @@ fn the_rounds_after_an_accepted_kexec_are_trusted() {
             life.node
                 .execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
             let round = life.round();
-            if !round.judged.whole.trusted {
+            if !round.appraised.whole.trusted {
                 wrong.push(format!("round {n} after kexec {kernel} is not trusted"));
             }
             wrong.extend(round.differs());
         }
     }
-    judge("after-a-kexec", &wrong);
+    conclude("after-a-kexec", &wrong);
 }
 
 /// The host's, of a content that nobody accepts.
@@ -155,7 +155,7 @@ fn a_checkpoints_name_alone_hides_nothing_behind_a_kexec() {
         for kernel in 4..8 {
             let round = life.round();
             wrong.extend(round.differs());
-            for (way, verdict) in round.judged.verdicts() {
+            for (way, verdict) in round.appraised.verdicts() {
                 if verdict.node.state == cgpath_appraisal::State::Trusted {
                     wrong.push(format!("{case}, {way}, before kexec {kernel}: trusted"));
                 }
@@ -163,7 +163,7 @@ fn a_checkpoints_name_alone_hides_nothing_behind_a_kexec() {
             kexec(&mut life.node, kernel);
         }
     }
-    judge("a-name-behind-a-kexec", &wrong);
+    conclude("a-name-behind-a-kexec", &wrong);
 }
 
 /// Nor do more of them than are remembered one by one.
@@ -250,7 +250,7 @@ fn a_clock_that_goes_back_behind_a_disbelieved_first_round_is_seen() {
     if second.failures().all(|finding| finding.rule != Rule::History) {
         wrong.push("no failure of V7".into());
     }
-    judge("memory-wiped", &wrong);
+    conclude("memory-wiped", &wrong);
 }
 
 /// That its counters are remembered is all: what comes next is judged as the first that is believed.
@@ -283,8 +283,8 @@ fn a_disbelieved_round_moves_neither_coverage_nor_chain() {
     let before = life.ways.state.clone().unwrap();
     life.node.blind = true;
     let round = life.round();
-    assert!(!round.judged.whole.trusted);
-    if let Some(state) = &round.judged.whole.state {
+    assert!(!round.appraised.whole.trusted);
+    if let Some(state) = &round.appraised.whole.state {
         assert_eq!(state.checkpoint, before.checkpoint);
         assert_eq!((state.covered, &state.pcrs), (before.covered, &before.pcrs));
     }

@@ -1,6 +1,6 @@
 //! A second file under the name of a checkpoint that stands in the list already.
 
-use super::{Life, busy, judge};
+use super::{Life, busy, conclude};
 use cgpath_evidence::{SealedCheckpoint, checkpoint};
 use cgpath_testkit::{Actor, COLLECTOR, sha256};
 
@@ -35,13 +35,13 @@ fn a_forked_chain_under_an_old_checkpoints_name_is_not_trusted_however_old_it_is
         let forked = SealedCheckpoint::seal(other, &life.node.signing);
         all.extend(wrong(number, &forked.file));
     }
-    judge("forked-checkpoint", &all);
+    conclude("forked-checkpoint", &all);
 }
 
 #[test]
 fn a_module_under_an_old_checkpoints_name_is_not_trusted() {
     let all: Vec<String> = (0..=2).flat_map(|number| wrong(number, b"rootkit.ko")).collect();
-    judge("module-as-checkpoint", &all);
+    conclude("module-as-checkpoint", &all);
 }
 
 /// The same content read a second time is an entry that IMA does not list again, unless its own table was
@@ -58,5 +58,5 @@ fn a_checkpoint_that_stands_in_the_list_twice_is_a_fork() {
         life.node.record_entry(&collector(), &path, &entry, 0);
         all.extend((0..2).flat_map(|_| life.round().trusted()));
     }
-    judge("checkpoint-twice", &all);
+    conclude("checkpoint-twice", &all);
 }

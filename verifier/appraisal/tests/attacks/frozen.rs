@@ -4,7 +4,7 @@
 //! What IMA measured stays in the list, so that each of these hides a content only if a verifier lets the
 //! attester choose which entries it judges.
 
-use super::{Life, busy, judge};
+use super::{Life, busy, conclude};
 use cgpath_appraisal::State;
 use cgpath_evidence::{Checkpoint, EventKind, FileHash, Record};
 use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, Measurement, Node, pod, sha256};
@@ -31,7 +31,7 @@ fn sign_on(
         let round = life.round_sealed(|checkpoint| change(checkpoint, &frozen, n));
         wrong.extend(round.trusted());
     }
-    judge(attack, &wrong);
+    conclude(attack, &wrong);
 }
 
 fn one_a_round(node: &mut Node, n: usize) {
@@ -91,7 +91,7 @@ fn a_list_length_that_just_covers_the_checkpoint_before_hides_no_entry() {
         });
         wrong.extend(round.trusted());
     }
-    judge("list-length-least", &wrong);
+    conclude("list-length-least", &wrong);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn what_was_measured_behind_the_last_checkpoint_is_not_hidden() {
         one_a_round(&mut life.node, n);
         wrong.extend(life.round_quoted().trusted());
     }
-    judge("behind-the-last-checkpoint", &wrong);
+    conclude("behind-the-last-checkpoint", &wrong);
 }
 
 /// A pod executes new files all the time, before, during and after the seal: it alone is untrusted.
@@ -140,7 +140,7 @@ fn a_pod_that_executes_new_files_in_each_round_is_untrusted_alone() {
         let round = life.round_quoted();
         let is_good = |n: u8| round.trusted_pods(&[n]).len() >= 3;
         let trusts = round
-            .judged
+            .appraised
             .verdicts()
             .all(|(_, verdict)| verdict.node.state == State::Trusted);
         if !trusts || !is_good(1) || !is_good(3) || !is_good(4) {
@@ -151,7 +151,7 @@ fn a_pod_that_executes_new_files_in_each_round_is_untrusted_alone() {
         }
         wrong.extend(round.trusted_pods(&[2]));
     }
-    judge("new-files-all-the-time", &wrong);
+    conclude("new-files-all-the-time", &wrong);
 }
 
 /// The same, with one thread held up inside of IMA for as long as it takes: its mark says whose it is.
@@ -172,7 +172,7 @@ fn an_entry_whose_record_is_late_counts_for_the_pod_that_holds_it_up() {
         }
         let settled = life.node.settled();
         let round = life.round_sealed(|c| c.settled = settled);
-        let trusts = round.judged.whole.node.state == State::Trusted;
+        let trusts = round.appraised.whole.node.state == State::Trusted;
         if !trusts || round.trusted_pods(&[1]).is_empty() {
             wrong.push(format!(
                 "round {}: the node or a neighbour is not trusted",
@@ -183,7 +183,7 @@ fn an_entry_whose_record_is_late_counts_for_the_pod_that_holds_it_up() {
             wrong.extend(round.trusted_pods(&[2]));
         }
     }
-    judge("late-record-with-a-mark", &wrong);
+    conclude("late-record-with-a-mark", &wrong);
 }
 
 /// A mark explains one entry, and not all that its holder likes.
@@ -202,7 +202,7 @@ fn a_mark_explains_one_entry_and_no_more() {
         }
         wrong.extend(round.trusted_pods(&[2]));
     }
-    judge("mark-for-many", &wrong);
+    conclude("mark-for-many", &wrong);
 }
 
 /// A thread that is inside of IMA for hours holds its pod's account open, and no other's.
@@ -228,7 +228,7 @@ fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
         life.now += 30 * (n + 1);
         let settled = life.node.settled();
         let round = life.round_sealed(|c| c.settled = settled);
-        if !round.judged.whole.trusted {
+        if !round.appraised.whole.trusted {
             wrong.push(format!(
                 "round {}: held up for seconds, and not trusted",
                 round.number
@@ -239,10 +239,10 @@ fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
     let settled = life.node.settled();
     let round = life.round_sealed(|c| c.settled = settled);
     wrong.extend(round.trusted_pods(&[2]));
-    if round.judged.whole.node.state != State::Trusted || round.trusted_pods(&[1]).is_empty() {
+    if round.appraised.whole.node.state != State::Trusted || round.trusted_pods(&[1]).is_empty() {
         wrong.push("the node or a neighbour is not trusted".into());
     }
-    judge("mark-stays-open", &wrong);
+    conclude("mark-stays-open", &wrong);
 }
 
 /// Contents that somebody accepts may wait for their records, but not any number of them.
@@ -269,7 +269,7 @@ fn not_any_number_of_entries_may_be_pending() {
             .trusted
             .then(|| "5000 entries without a record are trusted".to_owned()),
     );
-    judge("pending-without-end", &wrong);
+    conclude("pending-without-end", &wrong);
 }
 
 /// What was shown before it was sealed is sealed as it was shown.
@@ -306,7 +306,7 @@ fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
             .unwrap()
             .insert(b"/lib/m.so".to_vec(), [libc.clone()].into());
         life.node.measure(&actor, "/lib/m.so", &libc);
-        assert!(life.round_quoted().judged.whole.trusted, "{what}: before");
+        assert!(life.round_quoted().appraised.whole.trusted, "{what}: before");
         let (key, record) = life.node.waiting.last_mut().unwrap();
         change(record);
         *key = cgpath_evidence::cgroup::partition_of(record.cgroup.as_deref());
@@ -314,7 +314,7 @@ fn a_record_that_was_shown_unsealed_is_sealed_unchanged() {
         let round = life.round();
         wrong.extend(round.trusted().into_iter().map(|who| format!("{what}: {who}")));
     }
-    judge("sealed-otherwise", &wrong);
+    conclude("sealed-otherwise", &wrong);
 }
 
 /// And it may not be left out.
@@ -336,5 +336,5 @@ fn a_record_that_was_shown_unsealed_is_sealed_at_all() {
     let settled = life.node.settled();
     let round = life.round_sealed(|c| c.settled = settled);
     wrong.extend(round.trusted());
-    judge("shown-and-not-sealed", &wrong);
+    conclude("shown-and-not-sealed", &wrong);
 }

@@ -1,6 +1,6 @@
 //! One collector follows another within a boot: by a handover that both record, or it is not the collector.
 
-use super::{Life, Round, busy, judge};
+use super::{Life, Round, busy, conclude};
 use cgpath_appraisal::{Rule, Severity};
 use cgpath_evidence::{Collectors, Digest, EventKind, FileHash, GuardAction, PartitionKey};
 use cgpath_testkit::{Actor, COLLECTOR, KeyKind, Node, pod, sha256};
@@ -60,7 +60,7 @@ fn stranger(node: &mut Node, times: usize, is_denied: bool) {
 /// What is wrong where one finding of this rule must say so, in each way, and nobody may trust the node.
 fn must_say(round: &Round, rule: Rule, words: &str) -> Vec<String> {
     let mut wrong = round.trusted();
-    for (way, verdict) in round.judged.verdicts() {
+    for (way, verdict) in round.appraised.verdicts() {
         let said = verdict
             .failures()
             .filter(|finding| finding.rule == rule && finding.text.contains(words));
@@ -78,7 +78,7 @@ fn must_say(round: &Round, rule: Rule, words: &str) -> Vec<String> {
 /// The only failure is one of the guard.
 fn one_line(round: &Round) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (way, verdict) in round.judged.verdicts() {
+    for (way, verdict) in round.appraised.verdicts() {
         let failures: Vec<_> = verdict.failures().collect();
         if failures.len() != 1 || failures[0].rule != Rule::Guard || !failures[0].text.contains("reboot") {
             wrong.push(format!("{way}: {failures:?}"));
@@ -102,7 +102,7 @@ fn a_handover_that_both_sides_record_is_trusted_and_followed_through_every_step(
         let followed = life.ways.followed;
         let round = life.round();
         let mut wrong = Vec::from_iter(round.differs());
-        for (way, verdict) in round.judged.verdicts() {
+        for (way, verdict) in round.appraised.verdicts() {
             let guard = |severity| {
                 let mut all = verdict.node.findings.iter();
                 all.any(|finding| finding.rule == Rule::Guard && finding.severity == severity)
@@ -133,8 +133,8 @@ fn a_handover_that_both_sides_record_is_trusted_and_followed_through_every_step(
     life.node.reboot();
     life.now += 60;
     let round = life.round();
-    assert!(round.judged.whole.trusted, "{}", round.judged.whole);
-    judge("handover-good", &wrong);
+    assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
+    conclude("handover-good", &wrong);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn within_one_round_a_handover_is_as_good_as_over_several() {
     let round = after(|node| {
         go_over(node, &next());
     });
-    assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+    assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
     assert_eq!(round.differs(), None);
 }
 
@@ -152,23 +152,23 @@ fn a_restart_of_the_same_program_is_no_handover() {
     for _ in 0..3 {
         life.node.restart(&own());
         let round = life.round();
-        assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+        assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
         assert_eq!(round.differs(), None);
     }
 }
 
 #[test]
-fn a_chain_that_says_nothing_of_programs_is_judged_as_it_was() {
+fn a_chain_that_says_nothing_of_programs_is_appraised_as_it_was() {
     let mut life = Life::begin(silent());
     life.node.restart(&own());
     let round = life.round();
-    assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+    assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
     // What touches the parts at the collector's path is one line there, too.
     stranger(&mut life.node, 90, false);
     let round = life.round();
     let mut wrong = must_say(&round, Rule::Guard, "parts 90 time(s): not denied");
     wrong.extend(one_line(&round));
-    judge("no-programs", &wrong);
+    conclude("no-programs", &wrong);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_program_that_the_policy_does_not_accept_is_refused_by_its_hash_whoever_hand
     life.node.hand_over(&evil());
     let named = life.round();
     let mut wrong = must_say(&named, Rule::Host, refused);
-    for (_, verdict) in named.judged.verdicts() {
+    for (_, verdict) in named.appraised.verdicts() {
         let mut all = verdict.failures();
         let finding = all.find(|finding| finding.text.contains(refused)).unwrap();
         assert_eq!(finding.found, Some(evil().to_string()));
@@ -190,18 +190,18 @@ fn a_program_that_the_policy_does_not_accept_is_refused_by_its_hash_whoever_hand
     // And when it is gone again: what it sealed meanwhile is of no worth.
     go_over(&mut life.node, &own());
     wrong.extend(must_say(&life.round(), Rule::Host, refused));
-    judge("handover-to-another", &wrong);
+    conclude("handover-to-another", &wrong);
 }
 
 #[test]
 fn a_policy_that_no_longer_accepts_the_old_program_refuses_the_boot_that_began_with_it() {
     let mut life = Life::begin(known());
     go_over(&mut life.node, &next());
-    assert!(life.round().judged.whole.trusted);
+    assert!(life.round().appraised.whole.trusted);
     let of_collector = life.node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();
     of_collector.remove(&own());
     let round = life.round();
-    judge(
+    conclude(
         "old-program",
         &must_say(&round, Rule::Host, "checkpoint 0 counts a program"),
     );
@@ -219,7 +219,7 @@ fn a_library_that_is_forced_into_the_new_program_is_charged_to_the_host() {
             preloaded,
         );
     });
-    judge("preloaded", &must_say(&round, Rule::Host, "no reference value"));
+    conclude("preloaded", &must_say(&round, Rule::Host, "no reference value"));
 }
 
 #[test]
@@ -236,14 +236,14 @@ fn a_new_program_under_a_tracer_is_a_stranger_and_one_line_says_so() {
         };
         let mut wrong = must_say(&round, Rule::Guard, words);
         wrong.extend(one_line(&round));
-        judge("traced", &wrong);
+        conclude("traced", &wrong);
     }
     // A process that reaches into it is named as ever.
     let round = after(|node| {
         go_over(node, &next());
         node.record_guard(&Actor::host("/usr/bin/gdb"), GuardAction::Traced, "", false);
     });
-    judge(
+    conclude(
         "traced-by",
         &must_say(&round, Rule::Guard, "reached into the collector's process"),
     );
@@ -272,13 +272,13 @@ fn a_file_that_was_written_after_its_hash_is_another_program() {
         Rule::Host,
         "not the one that the policy accepts",
     ));
-    let named = lying.judged.whole.failures();
+    let named = lying.appraised.whole.failures();
     let found: String = named.filter_map(|finding| finding.found.clone()).collect();
     assert!(
         found.contains(&format!("program {}, first pid", evil())),
         "{found}"
     );
-    judge("written", &wrong);
+    conclude("written", &wrong);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn another_program_that_starts_without_a_handover_is_refused_in_one_line_though_
         "did not count as the collector and that reached for the collector's parts 90 time(s)",
     );
     wrong.extend(one_line(&round));
-    for (_, verdict) in round.judged.verdicts() {
+    for (_, verdict) in round.appraised.verdicts() {
         let failed = verdict.failures().next().unwrap();
         assert_eq!(failed.found, Some(format!("program {}", next())));
         assert_eq!(failed.expected, [format!("program {}", own())]);
@@ -314,11 +314,11 @@ fn another_program_that_starts_without_a_handover_is_refused_in_one_line_though_
     life.node.reboot();
     life.now += 60;
     let round = life.round();
-    assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+    assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
     // And where nothing was recorded of what it took hold of.
     let round = after(|node| node.restart(&next()));
     wrong.extend(one_line(&round));
-    judge("no-handover", &wrong);
+    conclude("no-handover", &wrong);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_version_that_says_nothing_of_programs_is_no_way_around() {
         Rule::Guard,
         "did not count as the collector",
     ));
-    judge("silent", &wrong);
+    conclude("silent", &wrong);
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn two_collectors_at_once_fork_the_chain() {
         node.restart(&next());
         node.anchor(&other);
     });
-    judge(
+    conclude(
         "two-at-once",
         &must_say(&round, Rule::Chain, "the chain is forked"),
     );
@@ -398,7 +398,7 @@ fn a_handover_needs_the_execution_of_the_new_program_in_the_records_that_it_seal
     wrong.extend(must_say(&life.round(), Rule::Guard, words));
     life.node.try_successor(&next());
     wrong.extend(must_say(&life.round(), Rule::Guard, words));
-    judge("no-execution", &wrong);
+    conclude("no-execution", &wrong);
 }
 
 fn in_pod() -> Actor {
@@ -441,7 +441,7 @@ fn a_program_that_counts_as_the_collector_stands_in_the_list() {
     let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();
     let said = verdict.failures().filter(|finding| finding.text.contains(words));
     assert_eq!(said.count(), 1, "{verdict}");
-    judge("not-listed", &wrong);
+    conclude("not-listed", &wrong);
 }
 
 #[test]
@@ -470,5 +470,5 @@ fn another_program_needs_another_start_and_checkpoint_0_names_one_alone() {
     if verdict.trusted || !verdict.to_string().contains("there was no handover yet") {
         wrong.push(verdict.to_string());
     }
-    judge("another-start", &wrong);
+    conclude("another-start", &wrong);
 }

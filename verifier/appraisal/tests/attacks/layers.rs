@@ -1,6 +1,6 @@
 //! A file under an overlay: who writes it in its layer changes what others run, and IMA logs nothing.
 
-use super::{Life, busy, judge, tenant_policy};
+use super::{Life, busy, conclude, tenant_policy};
 use crate::ways;
 use cgpath_appraisal::State;
 use cgpath_evidence::{EventKind, FileHash, Identity, LayerFile, PartitionKey, record::OVERLAYFS_MAGIC};
@@ -101,10 +101,10 @@ fn who_runs_a_file_through_an_overlay_is_untrusted_once_its_layers_file_is_writt
             act(&mut life, !writer_first);
             let round = life.round();
             let mut wrong = round.trusted_pods(&[1, 2, 4]);
-            if round.trusted_pods(&[3]).len() < 2 || round.judged.whole.node.state != State::Trusted {
+            if round.trusted_pods(&[3]).len() < 2 || round.appraised.whole.node.state != State::Trusted {
                 wrong.push("pod 3 or the node is not trusted".into());
             }
-            judge("layer-written-below-an-overlay", &wrong);
+            conclude("layer-written-below-an-overlay", &wrong);
         }
     }
 }
@@ -117,7 +117,7 @@ fn a_host_that_writes_in_a_layer_makes_the_node_and_who_runs_the_file_untrusted(
     let round = life.round();
     let mut wrong = round.trusted();
     wrong.extend(round.trusted_pods(&[1]));
-    judge("layer-written-by-the-host", &wrong);
+    conclude("layer-written-by-the-host", &wrong);
 }
 
 /// IMA logs what is done to the layer's file where somebody uses that one by its own path: a violation of the
@@ -138,7 +138,7 @@ fn a_violation_of_a_layers_file_counts_for_who_runs_it_through_an_overlay_and_th
     map(&mut life.node, 2);
     life.node.violate(&writer(), "/var/lib/layers/bin/app");
     plain(&mut life.node);
-    judge("violation-of-a-layers-file", &life.round().trusted_pods(&[2, 4]));
+    conclude("violation-of-a-layers-file", &life.round().trusted_pods(&[2, 4]));
 
     let mut life = Life::begin(with_layers());
     let tool = sha256(b"/usr/bin/tool");
@@ -153,7 +153,7 @@ fn a_violation_of_a_layers_file_counts_for_who_runs_it_through_an_overlay_and_th
     let round = life.round();
     let mut wrong = round.trusted();
     wrong.extend(round.trusted_pods(&[1]));
-    judge("violation-through-an-overlay", &wrong);
+    conclude("violation-through-an-overlay", &wrong);
 }
 
 /// Its first write gives a pod a copy of its own in the upper layer. The file that all have is as it was.
@@ -165,8 +165,8 @@ fn a_pod_that_writes_its_own_copy_changes_nothing_for_those_that_have_the_image_
     is(&mut life.node, 1, through(1, UPPER));
     life.node.violate(&app(1), APP);
     let round = life.round();
-    assert!(round.trusted_pods(&[2]).len() >= 2, "{}", round.judged.whole);
-    judge("own-copy-written", &round.trusted_pods(&[1]));
+    assert!(round.trusted_pods(&[2]).len() >= 2, "{}", round.appraised.whole);
+    conclude("own-copy-written", &round.trusted_pods(&[1]));
 }
 
 /// By the overlay both names are one file, though its content lies elsewhere since.
@@ -179,7 +179,7 @@ fn a_file_of_an_overlay_is_one_before_and_after_its_copy() {
     let (_, record) = life.node.waiting.last_mut().unwrap();
     (record.dev, record.ino) = shown;
     record.identity = Some(Box::new(through(1, UPPER)));
-    judge(
+    conclude(
         "overlay-written-from-outside",
         &life.round().trusted_pods(&[1, 4]),
     );
@@ -197,7 +197,7 @@ fn a_number_that_is_used_again_is_another_file() {
     map(&mut life.node, 1);
     write(&mut life.node, &writer(), reused);
     let round = life.round();
-    assert!(round.trusted_pods(&[1]).len() >= 2, "{}", round.judged.whole);
+    assert!(round.trusted_pods(&[1]).len() >= 2, "{}", round.appraised.whole);
 
     let mut life = Life::begin(with_layers());
     let shown = life.node.file(&PartitionKey::Pod(pod(1)), APP.as_bytes());
@@ -208,7 +208,7 @@ fn a_number_that_is_used_again_is_another_file() {
     let (_, record) = life.node.waiting.last_mut().unwrap();
     (record.dev, record.ino) = shown;
     let round = life.round();
-    assert!(round.trusted_pods(&[2]).len() >= 2, "{}", round.judged.whole);
+    assert!(round.trusted_pods(&[2]).len() >= 2, "{}", round.appraised.whole);
 }
 
 /// What older collectors, and kernels whose overlayfs is not known, do not say is taken for the worse: the
@@ -230,7 +230,7 @@ fn without_a_generation_a_number_is_one_file_for_the_whole_boot() {
         if is_writer_older {
             nothing(&mut life.node);
         }
-        judge("number-without-a-generation", &life.round().trusted_pods(&[1]));
+        conclude("number-without-a-generation", &life.round().trusted_pods(&[1]));
     }
 }
 
@@ -253,14 +253,14 @@ fn limit_a_write_in_a_layer_is_not_charged_to_who_uses_an_overlay_whose_layer_is
         map(&mut life.node, 1);
         write(&mut life.node, &writer(), LOWER);
         let round = life.round();
-        let state = round.judged.whole.pod(pod(1)).unwrap().state;
-        assert_eq!(state == State::Trusted, is_permitted, "{}", round.judged.whole);
+        let state = round.appraised.whole.pod(pod(1)).unwrap().state;
+        assert_eq!(state == State::Trusted, is_permitted, "{}", round.appraised.whole);
         let repeated = ["file-systems.permit: overlay".to_owned()];
         assert_eq!(
-            round.judged.whole.relaxations,
+            round.appraised.whole.relaxations,
             &repeated[..usize::from(is_permitted)]
         );
-        judge("writer-where-no-layer-is-known", &round.trusted_pods(&[4]));
+        conclude("writer-where-no-layer-is-known", &round.trusted_pods(&[4]));
     }
 }
 
@@ -285,7 +285,7 @@ fn who_uses_a_file_that_is_open_for_writing_below_the_overlay_is_untrusted_unles
             .clone();
         life.node
             .record_execution(&app(1), kind, APP, FileHash::PreCheck(content));
-        judge("open-below-an-overlay", &life.round().trusted_pods(&[1]));
+        conclude("open-below-an-overlay", &life.round().trusted_pods(&[1]));
     }
     // An entry whose record is not sealed yet.
     let (path, content) = ("/bin/new", sha256(b"new"));
@@ -309,7 +309,7 @@ fn who_uses_a_file_that_is_open_for_writing_below_the_overlay_is_untrusted_unles
     is(&mut life.node, 1, written);
     map(&mut life.node, 1);
     let round = life.round();
-    assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+    assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
 }
 
 /// Of a file on such a file system nobody knows what is read later.
@@ -328,10 +328,10 @@ fn a_file_on_a_file_system_that_others_change_makes_who_uses_it_untrusted_unless
         map(&mut life.node, 1);
         let round = life.round();
         let mut wrong = round.trusted_pods(&[1]);
-        if round.trusted_pods(&[2]).len() < 2 || round.judged.whole.node.state != State::Trusted {
+        if round.trusted_pods(&[2]).len() < 2 || round.appraised.whole.node.state != State::Trusted {
             wrong.push("pod 2 or the node is not trusted".into());
         }
-        judge("file-system-that-others-change", &wrong);
+        conclude("file-system-that-others-change", &wrong);
         // By the tenant's own policy alone, too.
         let mut node = with_layers();
         is(&mut node, 1, identity);
@@ -367,12 +367,12 @@ fn a_host_that_uses_a_file_on_such_a_file_system_is_untrusted_unless_the_policy_
         life.node.execute_good(&Actor::host("/sbin/init"), tool);
         let round = life.round();
         if is_permitted {
-            assert!(round.judged.whole.trusted, "{}", round.judged.whole);
-            let said = round.judged.whole.node.findings.iter();
+            assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
+            let said = round.appraised.whole.node.findings.iter();
             let said: Vec<_> = said.filter(|f| f.found.as_deref() == Some("9p")).collect();
-            assert_eq!(said.len(), 1, "{}", round.judged.whole);
+            assert_eq!(said.len(), 1, "{}", round.appraised.whole);
         } else {
-            judge("file-of-the-host-that-others-change", &round.trusted());
+            conclude("file-of-the-host-that-others-change", &round.trusted());
         }
     }
 }

@@ -28,9 +28,13 @@ fn limit_a_content_is_hidden_by_saying_that_it_was_used_where_it_is_accepted() {
             .measure(&Actor::pod(pod(said), "/bin/app"), LIBRARY, &content);
         for _ in 0..3 {
             let round = life.round();
-            assert_eq!(round.judged.whole.trusted, is_hidden, "{}", round.judged.whole);
+            assert_eq!(
+                round.appraised.whole.trusted, is_hidden,
+                "{}",
+                round.appraised.whole
+            );
             // The pod that is said to have used it answers for it.
-            let state = round.judged.whole.pod(pod(said)).unwrap().state;
+            let state = round.appraised.whole.pod(pod(said)).unwrap().state;
             assert_eq!(state == State::Trusted, is_hidden);
         }
     }
@@ -41,7 +45,7 @@ fn limit_an_execution_of_what_was_measured_before_is_hidden_by_withholding_its_r
     let (mut life, content) = with_library();
     let app = Actor::pod(pod(1), "/bin/app");
     life.node.execute(&app, LIBRARY, &content);
-    assert!(life.round().judged.whole.trusted);
+    assert!(life.round().appraised.whole.trusted);
     // Pod 3 executes it, too: IMA lists it once, so that nothing but the records tells.
     let thief = Actor::pod(pod(3), "/bin/app");
     life.node.execute(&thief, LIBRARY, &content);
@@ -54,7 +58,7 @@ fn limit_an_execution_of_what_was_measured_before_is_hidden_by_withholding_its_r
         .count();
     assert_eq!(withheld, 2, "of the add that IMA refused, and of the execution");
     life.node.waiting.retain(|(_, record)| !is_of(record));
-    assert!(life.round().judged.whole.trusted);
+    assert!(life.round().appraised.whole.trusted);
 
     // With its records the pod is untrusted, and so it is with either of them.
     for kept in [EventKind::Entry, EventKind::Execution] {

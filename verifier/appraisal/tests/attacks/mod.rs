@@ -16,7 +16,7 @@ mod limits;
 mod peers;
 mod shared;
 
-use crate::ways::{self, Judged, Ways};
+use crate::ways::{self, Appraised, Ways};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::{Context, State};
 use cgpath_evidence::{Checkpoint, PodUid};
@@ -29,7 +29,7 @@ const OPEN: &[(&str, &[&str])] = &[];
 
 /// Compares `wrong`, all that is not as it must be, with what is known of the attack.
 #[track_caller]
-fn judge(attack: &str, wrong: &[String]) {
+fn conclude(attack: &str, wrong: &[String]) {
     let Some((_, known)) = OPEN.iter().find(|(name, _)| *name == attack) else {
         assert!(wrong.is_empty(), "{attack}: {wrong:#?}");
         return;
@@ -87,7 +87,7 @@ struct Life {
 /// A round and all that was concluded of it.
 struct Round {
     number: usize,
-    judged: Judged,
+    appraised: Appraised,
     /// The tenants that trust their pod.
     tenants: Vec<PodUid>,
 }
@@ -105,7 +105,7 @@ impl Life {
         };
         for _ in 0..2 {
             let round = life.round();
-            assert!(round.judged.whole.trusted, "{}", round.judged.whole);
+            assert!(round.appraised.whole.trusted, "{}", round.appraised.whole);
             assert_eq!(round.tenants.len(), 4);
         }
         assert_eq!(life.ways.followed, 1, "a usual round is followed");
@@ -141,11 +141,11 @@ impl Life {
         let quote = self.node.quote(&nonce);
         let evidence = self.node.evidence(quote);
         let (policy, context) = (self.node.policy(), self.context());
-        let judged = self.ways.judge(&evidence, &policy, &context, &self.accepted);
-        let judged = judged.unwrap();
+        let appraised = self.ways.appraise(&evidence, &policy, &context, &self.accepted);
+        let appraised = appraised.unwrap();
         let trusts = |uid: &PodUid| {
             let policy = tenant_policy(&self.node, *uid);
-            let verdict = ways::tenant(&evidence, &judged.whole, *uid, &policy, &context);
+            let verdict = ways::tenant(&evidence, &appraised.whole, *uid, &policy, &context);
             verdict.is_some_and(|verdict| verdict.trusted)
         };
         let tenants = self
@@ -158,7 +158,7 @@ impl Life {
         self.rounds += 1;
         Round {
             number: self.rounds,
-            judged,
+            appraised,
             tenants,
         }
     }
@@ -184,7 +184,7 @@ impl Round {
     fn trusted(&self) -> Vec<String> {
         let number = self.number;
         let trusts = self
-            .judged
+            .appraised
             .verdicts()
             .filter(|(_, verdict)| verdict.node.state == State::Trusted);
         let ways = trusts.map(|(way, _)| format!("round {number}: {way} trusts the node"));
@@ -197,7 +197,7 @@ impl Round {
 
     /// That one way comes to another verdict than the whole, if it is so.
     fn differs(&self) -> Option<String> {
-        let (way, ..) = self.judged.disagreement()?;
+        let (way, ..) = self.appraised.disagreement()?;
         Some(format!("round {}: {way} is another verdict", self.number))
     }
 
@@ -205,7 +205,7 @@ impl Round {
     fn trusted_pods(&self, pods: &[u8]) -> Vec<String> {
         let mut all = Vec::new();
         for uid in pods.iter().map(|n| pod(*n)) {
-            for (way, verdict) in self.judged.verdicts() {
+            for (way, verdict) in self.appraised.verdicts() {
                 let state = verdict.pod(uid).map(|pod| pod.state);
                 if state == Some(State::Trusted) {
                     all.push(format!("round {}: {way} trusts {uid}", self.number));

@@ -72,7 +72,7 @@ fn cve_2022_3500_what_cannot_be_read_is_a_verdict_and_not_an_error() {
 /// CVE-2022-1053 (Keylime): the key that was enrolled was not the key that was judged. The key that comes
 /// along is the pinned one by its bytes, and it is these bytes that the signature is checked with.
 #[test]
-fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_judged() {
+fn cve_2022_1053_the_key_that_is_pinned_is_the_key_that_is_appraised() {
     let mut node = busy();
     let good = node.attest(NONCE);
     let ours = good.quote.tpm().unwrap();
@@ -111,15 +111,15 @@ fn cve_2022_1053_a_followed_node_does_not_get_another_key() {
     let nonce = life.nonce();
     let evidence = life.node.attest(&nonce);
     let context = life.ways.next(context);
-    let judged = life
+    let appraised = life
         .ways
-        .judge(&evidence, &life.node.policy(), &context, &[])
+        .appraise(&evidence, &life.node.policy(), &context, &[])
         .unwrap();
-    for (way, verdict) in judged.verdicts() {
+    for (way, verdict) in appraised.verdicts() {
         refused(way, verdict, Rule::Quote);
     }
     let policy = tenant_policy(&life.node, pod(1));
-    let tenant = ways::tenant(&evidence, &judged.whole, pod(1), &policy, &context).unwrap();
+    let tenant = ways::tenant(&evidence, &appraised.whole, pod(1), &policy, &context).unwrap();
     assert!(
         tenant.findings.iter().any(|finding| finding.rule == Rule::Quote),
         "{tenant}"

@@ -1,6 +1,6 @@
 //! A file that more than one partition has: who writes it changes what the others run.
 
-use super::{Life, busy, judge};
+use super::{Life, busy, conclude};
 use cgpath_appraisal::State;
 use cgpath_evidence::{Digest, EventKind, FileHash};
 use cgpath_testkit::{Actor, Node, pod, sha256};
@@ -59,7 +59,7 @@ fn wrong(kind: EventKind, is_late: bool, writer_first: bool) -> Vec<String> {
                 all.push(format!("pod {n} is not trusted"));
             }
         }
-        if round.judged.whole.node.state != State::Trusted {
+        if round.appraised.whole.node.state != State::Trusted {
             all.push("the node is not trusted".into());
         }
         all.extend(round.trusted_pods(&[1, 2]));
@@ -81,7 +81,7 @@ fn every_pod_that_ran_a_file_that_was_written_is_untrusted_and_no_other() {
             all.extend(wrong(kind, bits & 1 == 1, bits & 2 == 2));
         }
     }
-    judge("library-written-by-a-neighbour", &all);
+    conclude("library-written-by-a-neighbour", &all);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_host_that_ran_a_file_that_a_pod_wrote_is_untrusted() {
     map(&mut life.node, &Actor::host("/usr/bin/tool"), EventKind::Mapping);
     life.node.violate(&app(2), LIBRARY);
     let all: Vec<String> = (0..2).flat_map(|_| life.round().trusted()).collect();
-    judge("library-of-the-host-written-by-a-pod", &all);
+    conclude("library-of-the-host-written-by-a-pod", &all);
 }
 
 /// One file under two names: a bind mount, a hard link, the volume at another place.
@@ -101,7 +101,7 @@ fn a_file_is_one_whatever_its_path() {
     map(&mut life.node, &app(1), EventKind::Mapping);
     life.node.violate(&app(2), "/mnt/other/name");
     let round = life.round();
-    judge("library-written-under-another-name", &round.trusted_pods(&[1, 2]));
+    conclude("library-written-under-another-name", &round.trusted_pods(&[1, 2]));
 }
 
 /// A path that the policy permits is permitted to its writer; who runs the file at another path was promised
@@ -115,7 +115,7 @@ fn a_permitted_path_of_the_writer_excuses_nobody_elses_file() {
     map(&mut life.node, &app(1), EventKind::Mapping);
     life.node.violate(&app(2), "/mnt/other/name");
     let round = life.round();
-    judge(
+    conclude(
         "library-written-under-a-permitted-name",
         &round.trusted_pods(&[1]),
     );
@@ -131,7 +131,7 @@ fn a_write_that_is_not_sealed_yet_counts_for_who_runs_the_file() {
     life.node.violate(&app(2), LIBRARY);
     let mut wrong = life.round_quoted().trusted_pods(&[1, 2]);
     wrong.extend(life.round().trusted_pods(&[1, 2]));
-    judge("library-written-behind-the-seal", &wrong);
+    conclude("library-written-behind-the-seal", &wrong);
 }
 
 /// Neither is another file on the same device, or the same number on another one.
@@ -143,7 +143,7 @@ fn another_device_or_inode_is_another_file() {
         life.node.shared.insert(b"/data/other".to_vec(), other);
         life.node.violate(&app(2), "/data/other");
         let round = life.round();
-        assert!(round.trusted_pods(&[1]).len() >= 2, "{}", round.judged.whole);
+        assert!(round.trusted_pods(&[1]).len() >= 2, "{}", round.appraised.whole);
         assert_eq!(round.trusted_pods(&[2]), Vec::<String>::new());
     }
 }

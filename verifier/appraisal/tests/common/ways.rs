@@ -51,7 +51,7 @@ pub struct Ways {
 }
 
 /// What was concluded of one round.
-pub struct Judged {
+pub struct Appraised {
     pub whole: Verdict,
     /// Of the evidence as it was encoded and decoded.
     pub again: Verdict,
@@ -71,16 +71,16 @@ impl Ways {
     }
 
     /// Judges a round, which `context` came from [`Ways::next`] for.
-    pub fn judge(
+    pub fn appraise(
         &mut self,
         evidence: &Evidence,
         policy: &Policy,
         context: &Context,
         accepted: &[Accepted],
-    ) -> Result<Judged, Unusable> {
-        let judge =
+    ) -> Result<Appraised, Unusable> {
+        let appraised =
             |evidence: &Evidence| appraise_accepting(evidence, policy, context, accepted, context.now);
-        let whole = judge(evidence);
+        let whole = appraised(evidence);
         let cbor = Evidence::from_cbor(&evidence.to_cbor()).unwrap();
         let json = Evidence::from_json(&evidence.to_json().unwrap()).unwrap();
         assert!(
@@ -99,7 +99,7 @@ impl Ways {
         let whole = whole?;
         let joined = delta.and_then(|delta| delta.join(self.kept.clone()?).ok());
         let joined = joined.filter(|joined| joined != evidence);
-        let joined = joined.map(|joined| judge(&joined)).transpose()?;
+        let joined = joined.map(|joined| appraised(&joined)).transpose()?;
         self.followed += u64::from(followed.is_some());
         if followed.is_none() {
             self.follower = begin(evidence, &whole, policy, context, accepted);
@@ -110,9 +110,9 @@ impl Ways {
         } else if self.state.is_none() {
             self.state.clone_from(&whole.first_sight);
         }
-        Ok(Judged {
+        Ok(Appraised {
             whole,
-            again: judge(&cbor)?,
+            again: appraised(&cbor)?,
             followed,
             joined,
         })
@@ -126,7 +126,7 @@ impl Ways {
     }
 }
 
-impl Judged {
+impl Appraised {
     /// All verdicts on the evidence itself, by the way in which they came.
     pub fn verdicts(&self) -> impl Iterator<Item = (&'static str, &Verdict)> {
         let followed = self.followed.iter().map(|verdict| ("followed", verdict));

@@ -242,8 +242,8 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
             .as_ref()
             .map(|kept| kept.unsealed.clone())
             .unwrap_or_default();
-        let judged = ways.judge(&evidence, policy, &context, &accepted).unwrap();
-        if let Some((way, other, same)) = judged.disagreement() {
+        let appraised = ways.appraise(&evidence, policy, &context, &accepted).unwrap();
+        if let Some((way, other, same)) = appraised.disagreement() {
             return Err(differs(&format!("{way} and whole"), other, same));
         }
         // Nothing is accepted in the naive appraisal, nor by a tenant, nor is it hidden for being accepted.
@@ -263,9 +263,9 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
         if round.accept {
             accepted.extend(accept_one(n, &evidence, policy, &context, &plain)?);
         }
-        counts.accepted += judged.whole.accepted.iter().filter(|note| note.in_use).count() as u64;
+        counts.accepted += appraised.whole.accepted.iter().filter(|note| note.in_use).count() as u64;
         counts.rounds += 1;
-        counts.trusted += u64::from(judged.whole.trusted);
+        counts.trusted += u64::from(appraised.whole.trusted);
     }
     counts.followed = ways.followed;
     Ok(counts)
@@ -311,7 +311,7 @@ fn naive_says(
         ExpectedNonce::DangerousNone => None,
     };
     let is_elsewhere = |finding: &Finding| matches!(finding.rule, Rule::Quote | Rule::Boot | Rule::Absent);
-    let opinion = naive::judge(&Given {
+    let opinion = naive::appraise(&Given {
         evidence,
         policy,
         nonce,
@@ -321,14 +321,14 @@ fn naive_says(
         elsewhere: plain.failures().any(is_elsewhere),
     });
     // A pod's finding about the node's evidence repeats what the node's findings say.
-    let is_told = |finding: &&Finding| {
+    let is_stated = |finding: &&Finding| {
         finding
             .text
             .starts_with("the node's evidence is not to be believed")
     };
     let own = plain
         .failures()
-        .filter(|finding| !is_told(finding) && NAIVE.contains(&finding.rule));
+        .filter(|finding| !is_stated(finding) && NAIVE.contains(&finding.rule));
     let whole = Opinion {
         trusted: plain.node.state == State::Trusted,
         failed: own.map(|finding| (finding.rule, finding.subject)).collect(),
@@ -478,8 +478,8 @@ fn accept_one(
         .failures()
         .filter(|finding| accept::is_acceptable(finding.rule))
         .collect();
-    let told = |finding: &&&Finding| !finding.text.contains("more finding(s) of this kind");
-    let acceptable: Vec<&Finding> = acceptable.iter().filter(told).copied().collect();
+    let named = |finding: &&&Finding| !finding.text.contains("more finding(s) of this kind");
+    let acceptable: Vec<&Finding> = acceptable.iter().filter(named).copied().collect();
     if acceptable.is_empty() {
         return Ok(None);
     }
@@ -493,7 +493,7 @@ fn accept_one(
         ids.sort();
         ids
     };
-    let judge = |now: u64| {
+    let appraised = |now: u64| {
         let one = std::slice::from_ref(&accepted);
         cgpath_appraisal::appraise_accepting(evidence, policy, context, one, now).unwrap()
     };
@@ -501,7 +501,7 @@ fn accept_one(
     let is_it: Vec<_> = plain.failures().filter(|other| accept::id(other) == id).collect();
     let mut left = ids(plain);
     left.retain(|other| *other != id);
-    let cleared = judge(context.now);
+    let cleared = appraised(context.now);
     if is_it.len() != 1 || ids(&cleared) != left {
         return Err(differs(
             &format!(
@@ -512,7 +512,7 @@ fn accept_one(
             plain,
         ));
     }
-    let after = judge(until);
+    let after = appraised(until);
     if ids(&after) != ids(plain)
         || after
             .node

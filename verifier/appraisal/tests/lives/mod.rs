@@ -90,7 +90,7 @@ fn all_is_well(name: &str, plan: &Plan, met: &mut Met) -> Counts {
 }
 
 #[test]
-fn random_lives_are_judged_the_same_in_every_way_and_hide_nothing() {
+fn random_lives_are_appraised_the_same_in_every_way_and_hide_nothing() {
     let lives = number("CGPATH_LIVES").unwrap_or(USUAL);
     let seed = number("CGPATH_LIVES_SEED").unwrap_or(1);
     let (mut counts, mut met) = (Counts::default(), Met::new());
@@ -165,7 +165,7 @@ fn whatever_a_forged_checkpoint_states_hides_no_content() {
 
 /// Each thing that is not usual, alone in a life that is.
 #[test]
-fn each_odd_step_is_judged_the_same_in_every_way() {
+fn each_odd_step_is_appraised_the_same_in_every_way() {
     let mut counts = Counts::default();
     let usual = Setup::usual;
     let alone = Step::all_odd().into_iter().map(|step| (usual(), vec![step]));

@@ -130,7 +130,7 @@ pub enum Step {
     Blind(bool),
     Protect(u8),
     /// What the runtime reports of pods' names.
-    Told(u8),
+    Named(u8),
     Fail(Who, u8, i32),
     /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of
     /// them an add is about, its digest does not tell.
@@ -563,7 +563,7 @@ impl Step {
             15 => Step::Loss(small),
             16 => Step::Blind(r.percent(70)),
             17 => Step::Protect(small),
-            18 => Step::Told(small),
+            18 => Step::Named(small),
             19 => Step::Fail(who, path, r.one_of(&[-5, -17, 1, -12])),
             20 => Step::Twice((HOSTS + r.below(PATHS - HOSTS)) as u8),
             21 => Step::Template(small),
@@ -662,7 +662,7 @@ impl Step {
             Step::Loss(0),
             Step::Blind(true),
             Step::Protect(0),
-            Step::Told(1),
+            Step::Named(1),
             Step::Twice(30),
             Step::Template(0),
             Step::OtherRegister,

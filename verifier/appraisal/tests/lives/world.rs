@@ -383,13 +383,13 @@ impl World {
                 self.node.protection.guard = levels[usize::from(level) % 3];
                 self.node.protection.enforce = level > 4;
             }
-            Step::Told(n) => {
-                let told = |pod_n: u8| PodInfo {
+            Step::Named(n) => {
+                let named = |pod_n: u8| PodInfo {
                     uid: pod(pod_n),
                     namespace: "default".into(),
                     name: format!("pod-{pod_n}-{n}"),
                 };
-                self.node.pods = [1, 2, 9, 5].into_iter().filter(|_| n > 0).map(told).collect();
+                self.node.pods = [1, 2, 9, 5].into_iter().filter(|_| n > 0).map(named).collect();
             }
             Step::Fail(who, number, ret) => {
                 let (by, path) = (actor(who), path(number));

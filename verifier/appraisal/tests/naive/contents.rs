@@ -6,7 +6,7 @@ use cgpath_evidence::{
     Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
     checkpoint::number_from_path, list::unescaped,
 };
-use cgpath_policy::{GuardLevel, Hidden, Judgement, Name, Policy, PredatingPods, TpmOpened};
+use cgpath_policy::{ContentMatch, GuardLevel, Hidden, Name, Policy, PredatingPods, TpmOpened};
 
 /// The rule that a partition's contents fail by.
 pub(super) fn rule_of(key: PartitionKey) -> Rule {
@@ -48,8 +48,8 @@ pub fn accepts(
 ) -> bool {
     let in_pod = |uid: &PodUid| {
         policy
-            .judge_pod(uid, name, digest)
-            .map(|judged| judged.is_accepted())
+            .look_up_pod(uid, name, digest)
+            .map(|matched| matched.is_accepted())
     };
     if let PartitionKey::Pod(uid) = key {
         return policy.hides_in_pod(&uid, name) == Hidden::Yes || in_pod(&uid) != Some(false);
@@ -57,7 +57,7 @@ pub fn accepts(
     // Pods that are older than the load have left entries in the boot's part of the list.
     policy.hides_on_host(name) == Hidden::Yes
         || policy.file.accept.ima_policies.contains(digest)
-        || policy.judge_host(name, digest).is_accepted()
+        || policy.look_up_host(name, digest).is_accepted()
         || (key == PartitionKey::Boot && predating.iter().any(|uid| in_pod(uid) == Some(true)))
 }
 
@@ -257,10 +257,10 @@ impl Case<'_> {
                 !line.violation && line.file.as_ref().is_some_and(|digest| is_it(&line.path, digest))
             })
         };
-        let judged = |digest: &Digest| self.given.policy.judge_host(Name::True(collector), digest);
-        let good =
-            stands(&|path, digest| path == collector && matches!(judged(digest), Judgement::Accepted { .. }))
-                && stands(&|_, digest| accept.ima_policies.contains(digest));
+        let matched = |digest: &Digest| self.given.policy.look_up_host(Name::True(collector), digest);
+        let good = stands(&|path, digest| {
+            path == collector && matches!(matched(digest), ContentMatch::Accepted { .. })
+        }) && stands(&|_, digest| accept.ima_policies.contains(digest));
         self.node(!good, Rule::Host);
     }
 
@@ -270,7 +270,7 @@ impl Case<'_> {
         let collector = accept.collector.as_bytes();
         for n in 0..self.chain.len() {
             for program in collectors(&self.chain[n]) {
-                let judged = self.given.policy.judge_host(Name::True(collector), &program);
+                let matched = self.given.policy.look_up_host(Name::True(collector), &program);
                 let earlier = self.chain[..n].iter();
                 if earlier.flat_map(collectors).any(|known| known == program) {
                     continue;
@@ -279,7 +279,7 @@ impl Case<'_> {
                 let stands = self.lines[..before].iter().any(|line| {
                     !line.violation && line.path == collector && line.file.as_ref() == Some(&program)
                 });
-                self.node(!judged.is_accepted() || !stands, Rule::Host);
+                self.node(!matched.is_accepted() || !stands, Rule::Host);
             }
         }
         let is_one = |all: &[Digest], hash: &[u8; 32]| all.iter().any(|digest| digest.bytes() == hash);

@@ -78,7 +78,7 @@ struct Case<'a> {
 
 const UNATTRIBUTED: Subject = Subject::Partition(PartitionKey::Unattributed);
 
-pub fn judge(given: &Given<'_>) -> Opinion {
+pub fn appraise(given: &Given<'_>) -> Opinion {
     let evidence = given.evidence;
     let records = of_logs(&evidence.partitions);
     let lines: Vec<Line> = evidence.list.iter().map(Line::read).collect();
@@ -353,12 +353,12 @@ impl<'a> Case<'a> {
             Rule::Losses,
         );
         for (key, record) in self.records.clone() {
-            let is_told = record.kind == EventKind::PodLoss;
+            let is_stated = record.kind == EventKind::PodLoss;
             let is_pods = matches!(key, PartitionKey::Pod(_));
-            let is_odd = is_told != record.pod_loss.is_some();
-            self.node(is_odd || (is_told && !is_pods), Rule::Losses);
+            let is_odd = is_stated != record.pod_loss.is_some();
+            self.node(is_odd || (is_stated && !is_pods), Rule::Losses);
             self.fail_if(
-                is_told && !is_odd && is_pods,
+                is_stated && !is_odd && is_pods,
                 Rule::Losses,
                 Subject::Partition(key),
             );

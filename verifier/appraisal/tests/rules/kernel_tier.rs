@@ -26,7 +26,7 @@ fn tagged() -> Node {
 fn entries_are_partitioned_by_their_own_path_and_the_verdict_rests_on_what_is_attested() {
     let mut node = tagged();
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.pods.len(), 4);
     assert!(
@@ -43,7 +43,7 @@ fn a_tampered_an_unknown_and_a_suspect_pod_are_found() {
     node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &sha256(b"evil"));
     node.execute_good(&Actor::intruder(pod(3), "/bin/app"), "/lib/libc.so");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(
         states(&verdict),
@@ -51,7 +51,7 @@ fn a_tampered_an_unknown_and_a_suspect_pod_are_found() {
     );
     node.execute(&Actor::pod(pod(7), "/bin/app"), "/bin/app", &sha256(b"1/bin/app"));
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::KnownPods, &pod(7).to_string());
+    fails(&appraised(&node, &evidence), Rule::KnownPods, &pod(7).to_string());
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn what_the_kernel_escaped_in_a_tag_is_read_as_it_was() {
     };
     node.measure(&nested, "/bin/app", &sha256(b"evil"));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(
         states(&verdict),
         [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
@@ -83,7 +83,11 @@ fn an_entry_without_a_cgroup_path_is_unattributed() {
         &sha256(b"/usr/bin/tool"),
     );
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Records, "no usable cgroup path");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Records,
+        "no usable cgroup path",
+    );
 }
 
 #[test]
@@ -93,7 +97,7 @@ fn a_violation_names_nobody_so_the_node_answers_for_it() {
     violation.violation = true;
     node.list.push(violation);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, Rule::Violations, "written while it was measured");
     assert_eq!(verdict.node.state, State::Untrusted);
 }
@@ -126,7 +130,7 @@ fn where_records_come_along_both_must_agree_on_whose_an_entry_is() {
         }
     };
     let evidence = with_records(&mut node);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert!(
         verdict
@@ -143,7 +147,7 @@ fn where_records_come_along_both_must_agree_on_whose_an_entry_is() {
     }
     let evidence = with_records(&mut swapped);
     disbelieved(
-        &judge(&swapped, &evidence),
+        &appraised(&swapped, &evidence),
         Rule::Records,
         "disagree on whose it is",
     );

@@ -41,11 +41,11 @@ fn busy() -> Node {
     Node::busy(KeyKind::EcdsaP256)
 }
 
-fn judge(node: &Node, evidence: &Evidence) -> Verdict {
+fn appraised(node: &Node, evidence: &Evidence) -> Verdict {
     appraise(evidence, &node.policy(), &node.context(NONCE, None)).unwrap()
 }
 
-fn judge_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdict {
+fn appraised_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdict {
     appraise(
         evidence,
         &node.policy(),
@@ -57,7 +57,7 @@ fn judge_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdict {
 /// A first round that is trusted, and what to remember of it.
 fn first_round(node: &mut Node) -> NodeState {
     let evidence = node.attest(NONCE);
-    let verdict = judge(node, &evidence);
+    let verdict = appraised(node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     verdict.state.unwrap()
 }

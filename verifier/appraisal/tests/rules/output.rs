@@ -7,7 +7,7 @@ fn the_json_shape_is_the_documented_one_and_is_read_back() {
     let mut node = busy();
     node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &sha256(b"tampered"));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let json = serde_json::to_value(&verdict).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let top = [
@@ -113,7 +113,7 @@ fn what_others_chose_can_not_command_the_readers_terminal() {
     }];
     let mut evidence = node.attest(NONCE);
     evidence.node = nasty.into();
-    let table = judge(&node, &evidence).to_string();
+    let table = appraised(&node, &evidence).to_string();
     assert!(table.contains("[2J"), "{table:?}");
     assert!(
         !table.contains('\u{1b}') && !table.contains('\u{202e}'),
@@ -132,7 +132,7 @@ fn a_flood_of_findings_is_cut_and_said_and_changes_no_verdict() {
         );
     }
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let found = &verdict.pod(pod(4)).unwrap().findings;
     assert_eq!(found.len(), cgpath_appraisal::MAX_FINDINGS + 1);
     assert!(
@@ -160,7 +160,7 @@ fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_lis
         node.boot_len += 1;
         node.seal(None);
         let evidence = node.attest(NONCE);
-        judge(&node, &evidence)
+        appraised(&node, &evidence)
     };
     assert_eq!(boot(vec![pod(3)]).node.state, State::Trusted);
     fails(&boot(vec![pod(4)]), Rule::Host, "no reference value");

@@ -32,7 +32,7 @@ fn the_collector_must_stand_in_the_list_with_an_accepted_hash() {
     for content in [None, Some(&b"another collector"[..])] {
         let mut node = boot_with(COLLECTOR, content);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::Host, "collector's executable");
+        fails(&appraised(&node, &evidence), Rule::Host, "collector's executable");
     }
 }
 
@@ -41,7 +41,7 @@ fn an_accepted_ima_policy_must_stand_in_the_list() {
     for content in [None, Some(&b"another policy"[..])] {
         let mut node = boot_with(IMA_POLICY, content);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::Host, "no accepted IMA policy");
+        fails(&appraised(&node, &evidence), Rule::Host, "no accepted IMA policy");
     }
 }
 
@@ -52,7 +52,7 @@ fn what_stands_in_the_list_only_after_checkpoint_1_is_too_late() {
         node.seal(None);
         node.measure(&Actor::host("/sbin/init"), path, &sha256(path.as_bytes()));
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::Host, "before checkpoint 1");
+        fails(&appraised(&node, &evidence), Rule::Host, "before checkpoint 1");
     }
 }
 
@@ -61,7 +61,7 @@ fn what_ran_before_the_load_and_on_the_host_is_appraised() {
     let mut node = boot_with("/sbin/init", Some(b"another init"));
     let evidence = node.attest(NONCE);
     let finding = fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Host,
         "not the one that the policy accepts",
     );
@@ -74,7 +74,7 @@ fn what_ran_before_the_load_and_on_the_host_is_appraised() {
         &sha256(b"another tool"),
     );
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let finding = fails(&verdict, Rule::Host, "not the one that the policy accepts");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Host));
     assert_eq!(verdict.node.state, State::Untrusted);
@@ -85,7 +85,7 @@ fn only_the_lists_first_entry_may_be_the_boot_aggregate() {
     let mut node = busy();
     node.measure(&Actor::host("/sbin/init"), "boot_aggregate", &sha256(b"anything"));
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::Host, "no reference value");
+    fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn the_loaded_programs_and_the_stated_ima_policy_must_be_accepted_ones() {
     let quote = node.quote(NONCE);
     let evidence = node.evidence(quote);
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Host,
         "IMA policy is not an accepted one",
     );

@@ -7,7 +7,7 @@ fn a_violation_makes_the_partition_that_its_record_names_untrusted_and_no_other(
     let mut node = busy();
     node.violate(&Actor::pod(pod(2), "/bin/app"), "/var/log/a file with spaces");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let finding = fails(&verdict, Rule::Violations, "written while it was measured");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
@@ -22,11 +22,11 @@ fn a_violation_on_the_host_makes_the_node_untrusted_unless_the_policy_permits_th
     let mut node = busy();
     node.violate(&Actor::host("/sbin/init"), "/var/log/journal/x");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, Rule::Violations, "written while it was measured");
     assert_eq!(verdict.node.state, State::Untrusted);
     node.extra_policy += "violations: {permit: ['/var/log/**']}\n";
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
 }
 
@@ -37,7 +37,7 @@ fn a_violation_with_no_record_makes_the_node_untrusted_even_where_its_path_is_pe
     node.list.push(Measurement::violation(b"/var/log/x"));
     node.seal(None);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, Rule::Violations, "has no record");
     assert_eq!(verdict.node.state, State::Untrusted);
 }
@@ -49,7 +49,7 @@ fn a_violation_record_with_no_violation_in_the_list_makes_the_node_untrusted() {
     node.list.pop();
     let evidence = node.attest(NONCE);
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Violations,
         "does not stand in the list",
     );
@@ -62,7 +62,7 @@ fn violations_of_one_file_are_counted_one_by_one() {
     node.list.push(Measurement::violation(b"/data"));
     node.seal(None);
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::Violations, "has no record");
+    fails(&appraised(&node, &evidence), Rule::Violations, "has no record");
 }
 
 #[test]
@@ -77,11 +77,11 @@ fn a_violation_before_the_load_is_the_nodes_unless_permitted() {
     node.seal(None);
     let evidence = node.attest(NONCE);
     let finding = fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Violations,
         "written while it was measured",
     );
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
     node.extra_policy += "violations: {permit: ['/run/*']}\n";
-    assert!(judge(&node, &evidence).trusted);
+    assert!(appraised(&node, &evidence).trusted);
 }

@@ -8,7 +8,7 @@ fn a_tier_that_the_policy_does_not_accept_is_refused() {
     let evidence = node.attest(NONCE);
     node.tier = Tier::Kernel;
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Absent,
         "does not accept this tier",
     );
@@ -32,7 +32,7 @@ fn evidence_without_one_of_its_parts_is_never_trusted() {
         let mut node = busy();
         let mut evidence = node.attest(NONCE);
         remove(&mut evidence);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(!verdict.trusted, "trusted without {what}");
         assert_eq!(verdict.node.state, State::Untrusted, "without {what}");
         assert!(

@@ -24,7 +24,7 @@ fn whoever_touches_the_collectors_parts_makes_the_node_untrusted_and_is_named() 
             let mut node = busy();
             node.record_guard(&Actor::host("/usr/bin/rm"), action, "link_executed", is_denied);
             let evidence = node.attest(NONCE);
-            let verdict = judge(&node, &evidence);
+            let verdict = appraised(&node, &evidence);
             let words = if is_denied { ": denied" } else { ": not denied" };
             let finding = fails(&verdict, Rule::Guard, words);
             assert_eq!(finding.subject, Subject::Node);
@@ -50,7 +50,7 @@ fn a_pod_that_touches_them_makes_the_node_untrusted_and_is_named() {
         let mut node = busy();
         node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "", false);
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         let finding = fails(&verdict, Rule::Guard, ": not denied");
         assert_eq!((finding.subject, finding.path), (Subject::Node, None));
         assert!(finding.found.unwrap().contains(&pod(2).to_string()));
@@ -64,7 +64,7 @@ fn what_was_denied_to_a_pod_is_the_pods_alone() {
         let mut node = busy();
         node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "x", true);
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         let finding = fails(&verdict, Rule::Guard, ": denied");
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
@@ -77,9 +77,9 @@ fn what_was_denied_to_a_pod_is_the_pods_alone() {
 }
 
 #[test]
-fn who_is_charged_with_something_of_its_own_is_told_though_the_node_is_not_believed() {
+fn who_is_charged_with_something_of_its_own_is_named_though_the_node_is_not_believed() {
     let mut node = busy();
-    let verdict = judge(&node, &node.clone().attest(NONCE));
+    let verdict = appraised(&node, &node.clone().attest(NONCE));
     assert!(verdict.node.believed && verdict.pods.iter().all(|p| !p.charged));
     node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Traced, "", true);
     let is_charged = |verdict: &Verdict| {
@@ -87,12 +87,12 @@ fn who_is_charged_with_something_of_its_own_is_told_though_the_node_is_not_belie
             assert_eq!(found.charged, found.uid == pod(2), "{verdict}");
         }
     };
-    let verdict = judge(&node, &node.clone().attest(NONCE));
+    let verdict = appraised(&node, &node.clone().attest(NONCE));
     assert!(verdict.node.believed, "{verdict}");
     is_charged(&verdict);
     node.losses.reserve = 1;
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(!verdict.node.believed, "{verdict}");
     assert!(verdict.pods.iter().all(|p| p.state == State::Untrusted));
     is_charged(&verdict);
@@ -105,7 +105,7 @@ fn an_outcome_that_the_programs_do_not_write_is_no_denial() {
         node.record_guard(&Actor::pod(pod(2), "/bin/app"), GuardAction::Traced, "", true);
         node.waiting.last_mut().unwrap().1.ret = ret;
         let evidence = node.attest(NONCE);
-        let finding = fails(&judge(&node, &evidence), Rule::Guard, "not denied");
+        let finding = fails(&appraised(&node, &evidence), Rule::Guard, "not denied");
         assert_eq!(finding.subject, Subject::Node);
     }
 }
@@ -116,7 +116,7 @@ fn what_the_policy_tolerates_is_shown_and_nothing_else_is() {
         let mut node = busy();
         node.extra_policy += &format!("guard: {{tolerate: [{}]}}\n", action.name());
         node.record_guard(&Actor::host("/usr/bin/tool"), action, "x", false);
-        let verdict = judge(&node, &node.clone().attest(NONCE));
+        let verdict = appraised(&node, &node.clone().attest(NONCE));
         assert!(verdict.trusted, "{action:?}\n{verdict}");
         let shown = verdict
             .node
@@ -133,7 +133,7 @@ fn what_the_policy_tolerates_is_shown_and_nothing_else_is() {
         let other = AGAINST_US[(AGAINST_US.iter().position(|a| *a == action).unwrap() + 1) % 12];
         node.record_guard(&Actor::host("/usr/bin/tool"), other, "x", false);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::Guard, "not denied");
+        fails(&appraised(&node, &evidence), Rule::Guard, "not denied");
     }
 }
 
@@ -146,7 +146,7 @@ fn others_at_the_tpm_are_shown_unless_the_policy_does_not_want_them() {
         "tpmrm0",
         false,
     );
-    let verdict = judge(&node, &node.clone().attest(NONCE));
+    let verdict = appraised(&node, &node.clone().attest(NONCE));
     assert!(verdict.trusted, "{verdict}");
     let shown = verdict
         .node
@@ -157,11 +157,11 @@ fn others_at_the_tpm_are_shown_unless_the_policy_does_not_want_them() {
     assert_eq!(shown.severity, Severity::Note);
     node.extra_policy += "guard: {tpm-opened: untrust}\n";
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::Guard, "opened the TPM");
+    fails(&appraised(&node, &evidence), Rule::Guard, "opened the TPM");
 }
 
 #[test]
-fn a_denied_execution_is_told_of_its_pod_and_held_against_nobody() {
+fn a_denied_execution_is_reported_of_its_pod_and_held_against_nobody() {
     for action in [
         GuardAction::ExecutionDenied,
         GuardAction::MappingDenied,
@@ -171,18 +171,19 @@ fn a_denied_execution_is_told_of_its_pod_and_held_against_nobody() {
     ] {
         let mut node = busy();
         node.record_guard(&Actor::pod(pod(2), "/bin/app"), action, "/bin/evil", true);
-        let verdict = judge(&node, &node.clone().attest(NONCE));
+        let verdict = appraised(&node, &node.clone().attest(NONCE));
         assert!(verdict.trusted, "{verdict}");
-        let told = &verdict.pod(pod(2)).unwrap().findings;
+        let noted = &verdict.pod(pod(2)).unwrap().findings;
         assert!(
-            told.iter()
+            noted
+                .iter()
                 .any(|f| f.rule == Rule::Guard && f.severity == Severity::Note),
-            "{told:?}"
+            "{noted:?}"
         );
         // The programs never do this to the host: what says so was not made by them.
         node.record_guard(&Actor::host("/usr/bin/tool"), action, "/bin/tool", true);
         let evidence = node.attest(NONCE);
-        fails(&judge(&node, &evidence), Rule::Guard, "outside of all pods");
+        fails(&appraised(&node, &evidence), Rule::Guard, "outside of all pods");
     }
 }
 
@@ -208,7 +209,7 @@ fn a_checkpoint_that_states_less_than_the_policy_wants_is_refused() {
         node.protection.guard = GuardMode::Deny;
         node.seal_with(None, states(stated));
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         if good {
             assert!(verdict.trusted, "{wanted}, {stated:?}\n{verdict}");
         } else {
@@ -219,7 +220,7 @@ fn a_checkpoint_that_states_less_than_the_policy_wants_is_refused() {
     let mut node = busy();
     node.seal_with(None, |c| c.protection = None);
     let evidence = node.attest(NONCE);
-    let finding = fails(&judge(&node, &evidence), Rule::Guard, "guarded less");
+    let finding = fails(&appraised(&node, &evidence), Rule::Guard, "guarded less");
     assert_eq!(finding.found.as_deref(), Some("guard.mode nothing"));
 }
 
@@ -235,7 +236,7 @@ fn records_that_only_half_belong_to_the_guard_are_refused() {
     node.waiting.last_mut().unwrap().1.guard = None;
     let evidence = node.attest(NONCE);
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Guard,
         "does not say what was done",
     );
@@ -248,5 +249,5 @@ fn records_that_only_half_belong_to_the_guard_are_refused() {
     };
     node.waiting.last_mut().unwrap().1.guard = Some(guard);
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::Guard, "another kind");
+    fails(&appraised(&node, &evidence), Rule::Guard, "another kind");
 }

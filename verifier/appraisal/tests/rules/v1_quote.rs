@@ -6,17 +6,25 @@ use super::*;
 fn a_nonce_of_another_request_is_refused() {
     let mut node = busy();
     let evidence = node.attest(b"the nonce of another one");
-    disbelieved(&judge(&node, &evidence), Rule::Quote, "not made for this request");
-    fails(&judge(&node, &evidence), Rule::Chain, "not made for this request");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Quote,
+        "not made for this request",
+    );
+    fails(
+        &appraised(&node, &evidence),
+        Rule::Chain,
+        "not made for this request",
+    );
 }
 
 #[test]
 fn evidence_that_was_good_once_is_not_good_for_the_next_nonce() {
     let mut node = busy();
     let evidence = node.attest(NONCE);
-    let state = judge(&node, &evidence).state.unwrap();
+    let state = appraised(&node, &evidence).state.unwrap();
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::Quote,
         "not made for this request",
     );
@@ -63,7 +71,7 @@ fn each_attribute_that_an_attestation_key_needs_is_needed() {
         let mut node = busy();
         node.ak.attributes = GOOD_ATTRIBUTES & !(1 << bit);
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::Quote, name);
+        disbelieved(&appraised(&node, &evidence), Rule::Quote, name);
     }
 }
 
@@ -72,7 +80,7 @@ fn a_key_that_also_decrypts_is_refused() {
     let mut node = busy();
     node.ak.attributes |= 1 << 17;
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Quote, "decrypt");
+    disbelieved(&appraised(&node, &evidence), Rule::Quote, "decrypt");
 }
 
 #[test]
@@ -81,7 +89,7 @@ fn a_signature_over_something_else_is_refused_whatever_the_scheme() {
         let mut node = Node::boot(kind);
         let mut evidence = node.attest(NONCE);
         tpm(&mut evidence.quote).signature = node.ak.sign(b"something else");
-        disbelieved(&judge(&node, &evidence), Rule::Quote, "signature");
+        disbelieved(&appraised(&node, &evidence), Rule::Quote, "signature");
     }
 }
 
@@ -91,7 +99,7 @@ fn a_signature_by_another_scheme_than_the_keys_own_is_refused() {
     let mut evidence = node.attest(NONCE);
     let quote = tpm(&mut evidence.quote);
     quote.signature = AttestationKey::new(KeyKind::Rsapss2048, 1).sign(&quote.attest);
-    disbelieved(&judge(&node, &evidence), Rule::Quote, "scheme");
+    disbelieved(&appraised(&node, &evidence), Rule::Quote, "scheme");
 }
 
 #[test]
@@ -104,7 +112,7 @@ fn a_structure_that_no_tpm_made_is_no_quote_though_the_key_signed_it() {
         node.seal(Some(NONCE));
         let quote = node.quote_with(NONCE, change);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::Quote, "not a TPM's quote");
+        disbelieved(&appraised(&node, &evidence), Rule::Quote, "not a TPM's quote");
     }
 }
 
@@ -115,7 +123,7 @@ fn a_quote_of_other_registers_than_pcr_10_is_refused() {
         node.seal(Some(NONCE));
         let quote = node.quote_with(NONCE, |a| a.selection = vec![(Bank::Sha256, registers.clone())]);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::Quote, "PCR 10");
+        disbelieved(&appraised(&node, &evidence), Rule::Quote, "PCR 10");
     }
 }
 

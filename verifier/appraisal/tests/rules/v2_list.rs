@@ -11,10 +11,10 @@ fn an_altered_entry_is_found_by_its_index() {
     };
     *record.last_mut().unwrap() = b'x';
     record.push(0);
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "");
     let mut evidence = node.evidence(evidence.quote);
     evidence.list[5] = Measurement::ima_ng(b"/usr/bin/tool", &sha256(b"other")).to_entry();
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "no prefix");
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn an_entry_that_shows_another_digest_than_its_own_is_refused_though_it_replays(
     };
     record[4] ^= 1;
     let finding = disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Coverage,
         "not that of the entry's own bytes",
     );
@@ -44,9 +44,9 @@ fn dropped_reordered_and_doubled_entries_are_refused() {
     let mut doubled = good.clone();
     doubled.list.insert(6, good.list[6].clone());
     for evidence in [dropped, reordered] {
-        disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+        disbelieved(&appraised(&node, &evidence), Rule::Coverage, "no prefix");
     }
-    disbelieved(&judge(&node, &doubled), Rule::Coverage, "extend-lost");
+    disbelieved(&appraised(&node, &doubled), Rule::Coverage, "extend-lost");
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_entry_listed_but_never_extended_is_named() {
     let mut node = busy();
     node.never_extended.insert(6);
     let evidence = node.attest(NONCE);
-    let finding = disbelieved(&judge(&node, &evidence), Rule::Coverage, "extend-lost");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Coverage, "extend-lost");
     assert_eq!(finding.index, Some(6));
 }
 
@@ -68,7 +68,7 @@ fn extends_that_are_not_in_the_list_are_refused() {
     let quote = node.quote(NONCE);
     node.list = list;
     let evidence = node.evidence(quote);
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "no prefix");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "no prefix");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_list_ahead_of_the_quote_is_fine_and_what_is_ahead_is_not_covered() {
     let quote = node.quote(NONCE);
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/evil", &sha256(b"evil"));
     let evidence = node.evidence(quote);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.covered + 1, verdict.node.entries);
 }
@@ -88,12 +88,12 @@ fn a_bank_that_the_policy_wants_must_be_quoted() {
     let mut node = busy();
     node.accept_banks = "[sha256, sha384]".into();
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "sha384");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "sha384");
     let mut node = busy();
     node.accept_banks = "[sha256, sha384]".into();
     node.banks = vec![Bank::Sha384, Bank::Sha1, Bank::Sha256];
     let evidence = node.attest(NONCE);
-    assert!(judge(&node, &evidence).trusted);
+    assert!(appraised(&node, &evidence).trusted);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_padded_bank_is_recognised_and_the_policy_decides() {
     node.accept_banks = "[sha512]".into();
     node.padded.insert(Bank::Sha512);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Coverage, "padded SHA-1 in the bank sha512");
     assert!(
         verdict.node.anchor.contains("sha512, padded sha1"),
@@ -111,7 +111,7 @@ fn a_padded_bank_is_recognised_and_the_policy_decides() {
         verdict.node.anchor
     );
     node.extra_policy += "padded-banks: report\n";
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert!(verdict.relaxations.contains(&"padded-banks: report".to_owned()));
 }
@@ -134,7 +134,7 @@ fn an_entry_of_a_register_that_is_not_quoted_is_refused() {
         let quote = node.quote(NONCE);
         node.evidence(quote)
     };
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "not quoted");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "not quoted");
 }
 
 #[test]
@@ -145,5 +145,5 @@ fn a_zeroed_digest_makes_no_violation() {
         panic!()
     };
     record[4..24].fill(0);
-    disbelieved(&judge(&node, &evidence), Rule::Coverage, "");
+    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "");
 }

@@ -15,7 +15,7 @@ fn long() -> Node {
 fn a_dropped_a_doubled_and_a_reordered_checkpoint_are_refused() {
     let mut node = long();
     let good = node.attest(NONCE);
-    assert!(judge(&node, &good).trusted);
+    assert!(appraised(&node, &good).trusted);
     let mut dropped = good.clone();
     dropped.checkpoints.remove(1);
     let mut doubled = good.clone();
@@ -23,18 +23,18 @@ fn a_dropped_a_doubled_and_a_reordered_checkpoint_are_refused() {
     let mut reordered = good.clone();
     reordered.checkpoints.swap(1, 2);
     for evidence in [dropped, doubled, reordered] {
-        disbelieved(&judge(&node, &evidence), Rule::Chain, "numbered");
+        disbelieved(&appraised(&node, &evidence), Rule::Chain, "numbered");
     }
     let mut without_last = good.clone();
     without_last.checkpoints.pop();
     disbelieved(
-        &judge(&node, &without_last),
+        &appraised(&node, &without_last),
         Rule::Chain,
         "not made for this request",
     );
     let mut without_first = good;
     without_first.checkpoints.remove(0);
-    disbelieved(&judge(&node, &without_first), Rule::Chain, "key");
+    disbelieved(&appraised(&node, &without_first), Rule::Chain, "key");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_fork_shows_the_second_file_of_one_number() {
     node.seal(None);
     node.anchor(&fork);
     let evidence = node.attest(NONCE);
-    let finding = disbelieved(&judge(&node, &evidence), Rule::Chain, "forked");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Chain, "forked");
     assert!(finding.path.unwrap().ends_with(b"/checkpoint/1"));
 }
 
@@ -55,7 +55,7 @@ fn a_checkpoint_that_was_swapped_after_it_was_measured_is_refused() {
     let mut other = node.checkpoints[1].checkpoint.clone();
     other.starts = 9;
     evidence.checkpoints[1] = SealedCheckpoint::seal(other, &node.signing).file;
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Chain, "does not stand in the covered part");
     fails(&verdict, Rule::Chain, "as its predecessor");
 }
@@ -66,7 +66,7 @@ fn a_checkpoint_that_another_key_signed_is_refused() {
     node.signing = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Chain,
         "not signed by the key of checkpoint 0",
     );
@@ -79,7 +79,11 @@ fn a_last_checkpoint_with_no_nonce_or_another_is_refused() {
         node.seal(nonce);
         let quote = node.quote(NONCE);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::Chain, "not made for this request");
+        disbelieved(
+            &appraised(&node, &evidence),
+            Rule::Chain,
+            "not made for this request",
+        );
     }
 }
 
@@ -90,7 +94,7 @@ fn a_last_checkpoint_that_the_quote_does_not_cover_is_refused() {
     node.seal(Some(NONCE));
     let evidence = node.evidence(quote);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Chain,
         "does not stand in the covered part",
     );
@@ -107,7 +111,7 @@ fn a_frozen_register_fails_since_the_new_checkpoint_is_not_in_it() {
     let quote = node.quote(NEXT);
     let evidence = node.evidence(quote);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::Chain,
         "does not stand in the covered part",
     );
@@ -129,7 +133,7 @@ fn checkpoints_are_the_collectors_and_nobody_elses() {
         node.checkpoints.push(sealed);
         let evidence = node.attest(NONCE);
         disbelieved(
-            &judge(&node, &evidence),
+            &appraised(&node, &evidence),
             Rule::Chain,
             "not read into the list by the collector",
         );
@@ -146,7 +150,7 @@ fn a_checkpoint_shaped_entry_of_a_pod_is_charged_to_that_pod_alone() {
         &sha256(b"not a checkpoint"),
     );
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(
         states(&verdict),
@@ -172,7 +176,7 @@ fn totals_that_go_back_are_refused() {
         let quote = node.quote(NONCE);
         let evidence = node.evidence(quote);
         disbelieved(
-            &judge(&node, &evidence),
+            &appraised(&node, &evidence),
             Rule::Chain,
             &format!("{words} went back"),
         );
@@ -196,7 +200,7 @@ fn losses_that_shrink_are_refused_each_by_its_name() {
         node.losses = Losses::default();
         let evidence = node.attest(NONCE);
         disbelieved(
-            &judge(&node, &evidence),
+            &appraised(&node, &evidence),
             Rule::Chain,
             &format!("losses ({words}) went back"),
         );
@@ -221,7 +225,7 @@ fn what_checkpoint_0_fixed_stays_fixed() {
         node.seal_with(Some(NONCE), change);
         let quote = node.quote(NONCE);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::Chain, words);
+        disbelieved(&appraised(&node, &evidence), Rule::Chain, words);
     }
 }
 
@@ -234,7 +238,7 @@ fn checkpoint_0_can_not_call_more_of_the_boot_than_there_was() {
     let quote = node.quote(NONCE);
     let evidence = node.evidence(quote);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Chain,
         "older than the load than the list had",
     );
@@ -247,7 +251,7 @@ fn a_checkpoint_that_claims_a_longer_list_than_where_it_stands_is_refused() {
     let quote = node.quote(NONCE);
     let evidence = node.evidence(quote);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Chain,
         "longer than where it stands",
     );
@@ -259,30 +263,30 @@ fn the_chain_goes_on_from_the_last_round() {
     let state = first_round(&mut node);
     node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
 
     let mut other = state.clone();
     other.checkpoint.as_mut().unwrap().digest = [3; 32];
     disbelieved(
-        &judge_next(&node, &evidence, &other),
+        &appraised_next(&node, &evidence, &other),
         Rule::Chain,
         "another one than the one seen before",
     );
     let mut ahead = state.clone();
     ahead.checkpoint.as_mut().unwrap().number = 100;
-    disbelieved(&judge_next(&node, &evidence, &ahead), Rule::Chain, "is gone");
+    disbelieved(&appraised_next(&node, &evidence, &ahead), Rule::Chain, "is gone");
     let mut further = state.clone();
     further.covered = 1_000;
     disbelieved(
-        &judge_next(&node, &evidence, &further),
+        &appraised_next(&node, &evidence, &further),
         Rule::Chain,
         "covers less",
     );
     let mut rewritten = state;
     rewritten.pcrs = vec![sha256(b"another history")];
     disbelieved(
-        &judge_next(&node, &evidence, &rewritten),
+        &appraised_next(&node, &evidence, &rewritten),
         Rule::Chain,
         "is another one now",
     );

@@ -25,7 +25,7 @@ fn a_dropped_altered_doubled_reordered_or_added_record_is_refused() {
     for change in changes {
         let mut evidence = good.clone();
         change(&mut evidence.partitions[at].records);
-        disbelieved(&judge(&node, &evidence), Rule::Records, "partitions root");
+        disbelieved(&appraised(&node, &evidence), Rule::Records, "partitions root");
     }
 }
 
@@ -46,7 +46,7 @@ fn a_record_moved_to_another_pod_is_refused_even_if_the_collector_sealed_it_ther
         .unwrap();
     let record = moved.partitions[from].records.remove(0);
     moved.partitions[to].records.push(record);
-    disbelieved(&judge(&node, &moved), Rule::Records, "partitions root");
+    disbelieved(&appraised(&node, &moved), Rule::Records, "partitions root");
 
     let mut node = busy();
     for (key, _) in &mut node.waiting {
@@ -55,7 +55,11 @@ fn a_record_moved_to_another_pod_is_refused_even_if_the_collector_sealed_it_ther
         }
     }
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Records, "its cgroup is that of");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Records,
+        "its cgroup is that of",
+    );
 }
 
 #[test]
@@ -64,16 +68,16 @@ fn a_dropped_a_doubled_and_an_empty_partition_are_refused() {
     let good = node.attest(NONCE);
     let mut dropped = good.clone();
     dropped.partitions.remove(1);
-    disbelieved(&judge(&node, &dropped), Rule::Records, "partitions root");
+    disbelieved(&appraised(&node, &dropped), Rule::Records, "partitions root");
     let mut doubled = good.clone();
     doubled.partitions.insert(1, good.partitions[1].clone());
-    disbelieved(&judge(&node, &doubled), Rule::Records, "twice");
+    disbelieved(&appraised(&node, &doubled), Rule::Records, "twice");
     let mut empty = good;
     empty.partitions.push(cgpath_evidence::PartitionLog {
         key: PartitionKey::Unattributed,
         records: vec![],
     });
-    disbelieved(&judge(&node, &empty), Rule::Records, "without a record");
+    disbelieved(&appraised(&node, &empty), Rule::Records, "without a record");
 }
 
 #[test]
@@ -88,7 +92,7 @@ fn the_boot_partition_holds_no_records() {
     }
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Records,
         "boot partition holds records",
     );
@@ -107,7 +111,7 @@ fn counts_that_are_not_those_of_the_records_are_refused() {
         node.seal_with(Some(NONCE), change);
         let quote = node.quote(NONCE);
         let evidence = node.evidence(quote);
-        disbelieved(&judge(&node, &evidence), Rule::Records, words);
+        disbelieved(&appraised(&node, &evidence), Rule::Records, words);
     }
 }
 
@@ -117,13 +121,13 @@ fn a_sequence_number_counts_once_and_within_what_was_handed_out() {
     let first = node.waiting[1].1.seq;
     node.waiting[2].1.seq = first;
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Records, "given twice");
+    disbelieved(&appraised(&node, &evidence), Rule::Records, "given twice");
     for seq in [0, 1_000_000] {
         let mut node = busy();
         node.waiting[2].1.seq = seq;
         let evidence = node.attest(NONCE);
         disbelieved(
-            &judge(&node, &evidence),
+            &appraised(&node, &evidence),
             Rule::Records,
             "not one that the last checkpoint knows",
         );
@@ -140,7 +144,7 @@ fn an_entry_whose_record_was_dropped_before_sealing_is_unattributed() {
         .unwrap();
     node.waiting.remove(dropped);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.unattributed, 1);
     let finding = disbelieved(&verdict, Rule::Records, "nobody knows who caused it");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Unattributed));
@@ -158,16 +162,16 @@ fn with_one_unattributed(node: &mut Node, path: &str, content: &Digest) -> Evide
 }
 
 #[test]
-fn unattributed_entries_are_tolerated_as_far_as_the_policy_says_and_judged_as_the_hosts() {
+fn unattributed_entries_are_tolerated_as_far_as_the_policy_says_and_appraised_as_the_hosts() {
     let mut node = busy();
     let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"/usr/bin/runc"));
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Records,
         "nobody knows who caused it",
     );
     node.extra_policy += "tolerance: {unattributed: 1}\n";
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.unattributed, 1);
 
@@ -175,7 +179,7 @@ fn unattributed_entries_are_tolerated_as_far_as_the_policy_says_and_judged_as_th
     node.extra_policy += "tolerance: {unattributed: 1}\n";
     let evidence = with_one_unattributed(&mut node, "/usr/bin/runc", &sha256(b"another runc"));
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Host,
         "not the one that the policy accepts",
     );
@@ -190,7 +194,7 @@ fn an_entry_may_wait_for_its_record_for_one_checkpoint_and_not_for_two() {
     node.seal_with(Some(NONCE), |c| c.settled = at);
     let quote = node.quote(NONCE);
     let evidence = node.evidence(quote);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.pending, 2, "that entry and the checkpoint's own");
 
@@ -198,7 +202,7 @@ fn an_entry_may_wait_for_its_record_for_one_checkpoint_and_not_for_two() {
     let quote = node.quote(NEXT);
     let evidence = node.evidence(quote);
     disbelieved(
-        &judge_next(&node, &evidence, &verdict.state.unwrap()),
+        &appraised_next(&node, &evidence, &verdict.state.unwrap()),
         Rule::Records,
         "nobody knows who caused it",
     );
@@ -211,7 +215,7 @@ fn a_record_whose_entry_is_not_in_the_list_is_refused() {
     node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, 0);
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Records,
         "does not stand in the covered part",
     );
@@ -228,7 +232,7 @@ fn a_record_without_digests_or_with_those_of_two_entries_joins_nothing() {
         record.digests.clear();
     }
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Records, "no template digest");
+    disbelieved(&appraised(&node, &evidence), Rule::Records, "no template digest");
 
     let mut node = busy();
     let other = node.list[1].digest(Bank::Sha256);
@@ -242,7 +246,11 @@ fn a_record_without_digests_or_with_those_of_two_entries_joins_nothing() {
         }
     }
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Records, "not those of one entry");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Records,
+        "not those of one entry",
+    );
 }
 
 #[test]
@@ -257,7 +265,7 @@ fn one_entry_can_not_have_been_added_twice() {
     node.record_entry(&Actor::host("/sbin/init"), "/usr/bin/tool", &entry, 0);
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Records,
         "put the same entry into the list",
     );
@@ -275,7 +283,7 @@ fn an_entry_with_records_of_refused_adds_only_still_lacks_the_one_that_added_it(
     }
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Records,
         "nobody knows who caused it",
     );
@@ -287,7 +295,7 @@ fn an_entry_that_the_kernel_failed_to_add_makes_its_pod_untrusted_and_no_other()
     let ghost = Measurement::ima_ng(b"/bin/app", &sha256(b"ghost"));
     node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, -12);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     fails(&verdict, Rule::Records, "could not add");
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(
@@ -301,7 +309,7 @@ fn a_record_with_no_cgroup_is_nobodys_and_never_the_hosts() {
     let mut node = busy();
     node.execute_good(&Actor::lost("/sbin/init"), "/usr/bin/runc");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Records, "cgroup is not known");
     assert_eq!(
         verdict.node.unattributed, 2,
@@ -318,7 +326,7 @@ fn what_was_sealed_before_the_last_round_can_not_be_sealed_anew_with_other_conte
     records[1].hash = Some(FileHash::Measured(sha256(b"harmless")));
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::Records,
         "sealed were altered",
     );
@@ -332,5 +340,5 @@ fn what_was_sealed_before_the_last_round_can_not_be_sealed_anew_with_other_conte
     });
     let quote = node.quote(NEXT);
     let evidence = node.evidence(quote);
-    disbelieved(&judge_next(&node, &evidence, &state), Rule::Records, "shrank");
+    disbelieved(&appraised_next(&node, &evidence, &state), Rule::Records, "shrank");
 }

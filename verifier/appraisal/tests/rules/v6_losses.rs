@@ -15,13 +15,13 @@ fn each_kind_of_loss_counts_and_the_tolerance_is_the_policys() {
         let mut node = busy();
         lose(&mut node.losses);
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         disbelieved(&verdict, Rule::Losses, "2 record(s) were lost");
         assert_eq!(verdict.node.lost, 2);
         node.extra_policy = "dangerous-boot-not-judged: true\ntolerance: {lost: 1}\n".into();
-        disbelieved(&judge(&node, &evidence), Rule::Losses, "were lost");
+        disbelieved(&appraised(&node, &evidence), Rule::Losses, "were lost");
         node.extra_policy = "dangerous-boot-not-judged: true\ntolerance: {lost: 2}\n".into();
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(verdict.trusted, "{verdict}");
         assert!(
             verdict
@@ -50,14 +50,14 @@ fn what_a_pod_lost_by_its_own_noise_is_the_pods_alone_until_it_ends_whatever_is_
     let noisy = Actor::pod(pod(2), "/bin/app");
     node.record_pod_loss(&noisy, noise(10));
     let first = node.attest(NONCE);
-    let before = judge(&node, &first).state.unwrap();
+    let before = appraised(&node, &first).state.unwrap();
     // The later record holds, and is reported once.
     node.record_pod_loss(&noisy, noise(200));
     node.execute_good(&noisy, "/bin/app");
     for policy in ["", "tolerance: {lost: 1000000, unattributed: 1000}\n"] {
         node.extra_policy = format!("dangerous-boot-not-judged: true\n{policy}");
         let evidence = node.clone().attest(NEXT);
-        let verdict = judge_next(&node, &evidence, &before);
+        let verdict = appraised_next(&node, &evidence, &before);
         let finding = fails(&verdict, Rule::Losses, "more than its budget");
         assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
         let found = finding.found.unwrap();
@@ -77,19 +77,19 @@ fn what_a_pod_lost_by_its_own_noise_is_the_pods_alone_until_it_ends_whatever_is_
 }
 
 #[test]
-fn a_loss_for_a_budget_that_is_no_pods_or_is_half_told_is_the_nodes() {
+fn a_loss_for_a_budget_that_is_no_pods_or_is_half_stated_is_the_nodes() {
     for actor in [Actor::host("/usr/bin/tool"), Actor::lost("/bin/app")] {
         let mut node = busy();
         node.record_pod_loss(&actor, noise(1));
         let evidence = node.attest(NONCE);
-        disbelieved(&judge(&node, &evidence), Rule::Losses, "outside of all pods");
+        disbelieved(&appraised(&node, &evidence), Rule::Losses, "outside of all pods");
     }
     let mut node = busy();
     node.record_pod_loss(&Actor::pod(pod(2), "/bin/app"), noise(1));
     node.waiting.last_mut().unwrap().1.pod_loss = None;
     let evidence = node.attest(NONCE);
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Losses,
         "does not say what was lost",
     );
@@ -97,7 +97,7 @@ fn a_loss_for_a_budget_that_is_no_pods_or_is_half_told_is_the_nodes() {
     node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
     node.waiting.last_mut().unwrap().1.pod_loss = Some(noise(1));
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Losses, "of another kind");
+    disbelieved(&appraised(&node, &evidence), Rule::Losses, "of another kind");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn hidden_losses_break_the_signature() {
         .position(|w| w == [0x0a, 0xa4, 0x00, 0x05])
         .unwrap();
     last[at + 3] = 0;
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Chain, "not signed");
     fails(&verdict, Rule::Chain, "does not stand in the covered part");
 }
@@ -122,7 +122,11 @@ fn a_blind_checkpoint_fails_also_when_a_later_one_sees_again() {
     let mut node = busy();
     node.blind = true;
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Losses, "checkpoint 1 is blind");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Losses,
+        "checkpoint 1 is blind",
+    );
     node.blind = false;
     let evidence = node.attest(NEXT);
     let verdict = appraise(&evidence, &node.policy(), &node.context(NEXT, None)).unwrap();

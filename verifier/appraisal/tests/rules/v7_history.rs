@@ -8,7 +8,7 @@ fn a_reboot_is_accepted_with_the_chain_starting_anew() {
     let state = first_round(&mut node);
     node.reboot();
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
     assert!(verdict.node.notes.iter().any(|n| n.contains("rebooted")));
 }
@@ -28,7 +28,7 @@ fn a_tpm_that_was_reset_sooner_than_a_machine_reboots_is_refused_unless_the_poli
         node.now = state.time + seconds;
         node.extra_policy += min;
         let evidence = node.attest(NEXT);
-        let verdict = judge_next(&node, &evidence, &state);
+        let verdict = appraised_next(&node, &evidence, &state);
         if is_good {
             assert!(verdict.trusted, "{verdict}");
         } else {
@@ -46,7 +46,7 @@ fn limit_a_tpm_that_is_reset_by_itself_and_fed_again_is_a_reboot_once_that_time_
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/hidden", &sha256(b"hidden"));
     node.reboot();
     let evidence = node.attest(NEXT);
-    assert!(judge_next(&node, &evidence, &state).trusted);
+    assert!(appraised_next(&node, &evidence, &state).trusted);
 }
 
 #[test]
@@ -56,11 +56,11 @@ fn evidence_of_the_boot_before_is_refused_after_a_reboot() {
     let _ = first_round(&mut node);
     node.reboot();
     let evidence = node.attest(NONCE);
-    let state = judge(&node, &evidence).state.unwrap();
+    let state = appraised(&node, &evidence).state.unwrap();
     old.clock = node.clock + 1;
     let evidence = old.attest(NEXT);
     disbelieved(
-        &judge_next(&old, &evidence, &state),
+        &appraised_next(&old, &evidence, &state),
         Rule::History,
         "reset counter went back",
     );
@@ -74,7 +74,7 @@ fn a_restart_counter_or_a_clock_that_goes_back_is_refused() {
     node.restart_count = 4;
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::History,
         "restart counter went back",
     );
@@ -84,7 +84,7 @@ fn a_restart_counter_or_a_clock_that_goes_back_is_refused() {
     node.clock -= 10_000;
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::History,
         "clock went back",
     );
@@ -104,7 +104,7 @@ fn a_clock_may_lose_what_a_tpm_can_lose_at_an_unorderly_shutdown_and_no_more() {
             a.safe = safe;
         });
         let evidence = node.evidence(quote);
-        judge_next(&node, &evidence, &state)
+        appraised_next(&node, &evidence, &state)
     };
     let verdict = go_back(1 << 22, false);
     assert!(verdict.trusted, "{verdict}");
@@ -123,7 +123,7 @@ fn counters_that_a_tpm_obfuscates_are_compared_by_their_difference() {
     node.boot_id = [2; 16];
     node.load();
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
 }
 
@@ -134,7 +134,7 @@ fn a_reset_without_a_new_boot_id_is_refused() {
     node.reset_count += 1;
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::History,
         "boot id is still the same",
     );
@@ -181,9 +181,9 @@ fn a_new_boot_id_without_a_reset_is_refused_unless_the_policy_allows_kexec() {
     let state = first_round(&mut node);
     kexec(&mut node, true);
     let evidence = node.attest(NEXT);
-    disbelieved(&judge_next(&node, &evidence, &state), Rule::History, "kexec");
+    disbelieved(&appraised_next(&node, &evidence, &state), Rule::History, "kexec");
     node.extra_policy += "kexec: allow\n";
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
     assert!(verdict.node.notes.iter().any(|n| n.contains("kexec")));
 }
@@ -195,7 +195,7 @@ fn a_kexec_that_does_not_carry_the_list_over_is_refused_even_where_kexec_is_allo
     let state = first_round(&mut node);
     kexec(&mut node, false);
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     disbelieved(&verdict, Rule::Chain, "");
 }
 
@@ -206,7 +206,7 @@ fn a_state_of_another_key_is_not_compared_away() {
     state.ak_name = AttestationKey::new(KeyKind::EcdsaP256, 2).name();
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::History,
         "another attestation key",
     );

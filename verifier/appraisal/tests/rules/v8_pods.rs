@@ -12,7 +12,7 @@ fn an_unknown_pod_makes_the_node_untrusted_by_name_and_leaves_the_others() {
         name: "stranger".into(),
     }];
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.state, State::Untrusted);
     let finding = fails(&verdict, Rule::KnownPods, &pod(5).to_string());
     assert_eq!(finding.subject, Subject::Node);
@@ -42,7 +42,7 @@ fn a_pod_older_than_the_collector_is_neither_trusted_nor_failed_unless_the_polic
         node.extra_policy += key;
         node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
         assert_eq!(verdict.pod(pod(1)).unwrap().state, expected, "{key}");
         assert_eq!(verdict.trusted, expected == State::Trusted);
@@ -54,7 +54,7 @@ fn a_pod_older_than_the_collector_shows_even_if_it_did_nothing_since() {
     let mut node = with_predating();
     let evidence = node.attest(NONCE);
     assert_eq!(
-        judge(&node, &evidence).pod(pod(1)).unwrap().state,
+        appraised(&node, &evidence).pod(pod(1)).unwrap().state,
         State::PredatesCollector
     );
 }
@@ -65,7 +65,7 @@ fn a_pod_older_than_the_collector_that_no_policy_knows_is_unknown_all_the_same()
     node.predating = vec![pod(9)];
     node.load();
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::KnownPods, &pod(9).to_string());
+    fails(&appraised(&node, &evidence), Rule::KnownPods, &pod(9).to_string());
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_pod_older_than_the_collector_still_fails_for_what_it_ran_since() {
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
     let evidence = node.attest(NONCE);
     assert_eq!(
-        judge(&node, &evidence).pod(pod(1)).unwrap().state,
+        appraised(&node, &evidence).pod(pod(1)).unwrap().state,
         State::Untrusted
     );
 }

@@ -8,7 +8,7 @@ fn a_tampered_pod_is_named_with_path_and_hashes_and_leaves_the_others_and_the_no
     let found = sha256(b"tampered");
     node.execute(&Actor::pod(pod(4), "/bin/app"), "/bin/app", &found);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     assert_eq!(
         states(&verdict),
@@ -30,7 +30,7 @@ fn a_tampered_pod_is_named_with_path_and_hashes_and_leaves_the_others_and_the_no
 fn two_pods_of_one_image_both_show_every_file_though_ima_lists_it_once() {
     let mut node = busy();
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let files = |n| -> Vec<Vec<u8>> {
         verdict
             .pod(pod(n))
@@ -51,12 +51,12 @@ fn two_pods_of_one_image_both_show_every_file_though_ima_lists_it_once() {
 }
 
 #[test]
-fn one_entry_is_judged_for_each_pod_that_used_it() {
+fn one_entry_is_appraised_for_each_pod_that_used_it() {
     let mut node = busy();
     // Good for pod 1, whose entry stands first; pod 3 has no such file.
     node.execute(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &sha256(b"1/bin/app"));
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert_eq!(
         states(&verdict),
         [State::Trusted, State::Trusted, State::Untrusted, State::Trusted]
@@ -64,7 +64,7 @@ fn one_entry_is_judged_for_each_pod_that_used_it() {
 }
 
 #[test]
-fn an_execution_without_an_entry_is_judged_by_its_own_hash() {
+fn an_execution_without_an_entry_is_appraised_by_its_own_hash() {
     for kind in [
         EventKind::Execution,
         EventKind::Script,
@@ -75,10 +75,10 @@ fn an_execution_without_an_entry_is_judged_by_its_own_hash() {
         let actor = Actor::pod(pod(3), "/bin/app");
         node.record_execution(&actor, kind, "/bin/app", FileHash::Measured(sha256(b"3/bin/app")));
         let good = node.clone().attest(NONCE);
-        assert!(judge(&node, &good).trusted);
+        assert!(appraised(&node, &good).trusted);
         node.record_execution(&actor, kind, "/bin/app", FileHash::Measured(sha256(b"1/bin/app")));
         let evidence = node.attest(NONCE);
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert_eq!(
             verdict.pod(pod(3)).unwrap().state,
             State::Untrusted,
@@ -99,7 +99,7 @@ fn what_was_executed_without_a_hash_or_with_half_a_path_is_not_trusted() {
     );
     let evidence = node.attest(NONCE);
     assert_eq!(
-        fails(&judge(&node, &evidence), Rule::PodContents, "no hash")
+        fails(&appraised(&node, &evidence), Rule::PodContents, "no hash")
             .found
             .unwrap(),
         "no hash, error -95"
@@ -110,7 +110,7 @@ fn what_was_executed_without_a_hash_or_with_half_a_path_is_not_trusted() {
     node.waiting.last_mut().unwrap().1.path_cut = true;
     let evidence = node.attest(NONCE);
     fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::PodContents,
         "could not be read whole",
     );
@@ -122,7 +122,7 @@ fn a_file_that_no_reference_has_is_refused_and_where_its_content_belongs_is_said
     node.execute(&Actor::pod(pod(3), "/bin/app"), "/tmp/app", &sha256(b"3/bin/app"));
     let evidence = node.attest(NONCE);
     let finding = fails(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::PodContents,
         "no reference value has a file at this path",
     );
@@ -134,7 +134,7 @@ fn a_suspect_record_never_lets_its_pod_be_trusted_whatever_it_ran() {
     let mut node = busy();
     node.execute_good(&Actor::intruder(pod(3), "/bin/app"), "/bin/app");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     let finding = fails(&verdict, Rule::PodContents, "suspect");
     assert_eq!(finding.found.as_deref(), Some("process /bin/app"));
     assert_eq!(verdict.node.suspect, 2);
@@ -151,7 +151,7 @@ fn an_empty_ancestry_is_suspect() {
     node.execute_good(&Actor::pod(pod(3), "/bin/app"), "/bin/app");
     node.waiting.last_mut().unwrap().1.ancestry.clear();
     let evidence = node.attest(NONCE);
-    fails(&judge(&node, &evidence), Rule::PodContents, "suspect");
+    fails(&appraised(&node, &evidence), Rule::PodContents, "suspect");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn verdicts_that_rest_on_learned_values_say_so() {
     let mut node = busy();
     node.learned = true;
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted && verdict.learned && verdict.pods.iter().all(|p| p.learned));
     assert!(verdict.to_string().contains("LEARNED"));
 }

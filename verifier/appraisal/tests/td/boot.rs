@@ -36,7 +36,7 @@ fn booted_by_events(lines: &str, change: impl FnOnce(&mut FirmwareLog)) -> Node 
 fn with_log(node: &mut Node, ccel: Option<Vec<u8>>) -> Verdict {
     let mut evidence = node.attest(NONCE);
     evidence.td.as_mut().unwrap().ccel = ccel;
-    judge(node, &evidence)
+    appraised(node, &evidence)
 }
 
 fn line(log: &mut FirmwareLog, text: &str) {
@@ -74,15 +74,15 @@ fn the_log_of_another_domain_does_not_fit() {
     let mut node = busy();
     let verdict = with_log(&mut node, Some(other.td.unwrap().firmware.ccel()));
     disbelieved(&verdict, Rule::Boot, "does not replay to the quoted RTMR 1");
-    assert_eq!(verdict.node.boot, BootJudgement::Untrusted);
+    assert_eq!(verdict.node.boot, BootAppraisal::Untrusted);
 }
 
 #[test]
-fn without_a_log_or_with_a_tpms_there_is_nothing_to_judge() {
+fn without_a_log_or_with_a_tpms_there_is_nothing_to_appraise() {
     let mut node = busy();
     let verdict = with_log(&mut node.clone(), None);
     disbelieved(&verdict, Rule::Boot, "no firmware's log");
-    assert_eq!(verdict.node.boot, BootJudgement::Absent);
+    assert_eq!(verdict.node.boot, BootAppraisal::Absent);
     let ccel = node.td.as_ref().unwrap().firmware.ccel();
     // The first event is the one that says which algorithms there are.
     for bad in [Vec::new(), ccel[..40].to_vec(), ccel[65..].to_vec()] {
@@ -110,7 +110,7 @@ fn another_firmware_image_or_command_line_is_not_one_that_the_policy_accepts() {
     for (register, change) in change {
         let mut node = booted(change);
         let words = format!("RTMR {register} is not one that the policy accepts");
-        disbelieved(&judge(&node.clone(), &node.attest(NONCE)), Rule::Boot, &words);
+        disbelieved(&appraised(&node.clone(), &node.attest(NONCE)), Rule::Boot, &words);
     }
 }
 
@@ -124,20 +124,20 @@ fn events_of_a_register_are_named_in_place_of_its_value() {
         FirmwareLog::COMMAND_LINE,
     );
     let mut node = booted_by_events(&lines, |_| ());
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     assert!(verdict.trusted, "{verdict}");
     let mut node = booted_by_events(&lines, |log| log.events[3].2 = b"image 2".to_vec());
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     let words = "was measured, which the policy does not accept";
     let finding = disbelieved(&verdict, Rule::Boot, words);
     assert_eq!(finding.found, Some(sha384(b"image 2").to_string()));
     assert_eq!(finding.expected, [format!("{image} (image 1)")]);
     let mut node = booted_by_events(&lines, |log| line(log, OTHER));
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     let finding = disbelieved(&verdict, Rule::Boot, "kernel command line");
     assert_eq!(finding.found.as_deref(), Some(OTHER));
     let mut node = booted_by_events(&lines, |log| drop(log.events.pop()));
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     disbelieved(
         &verdict,
         Rule::Boot,
@@ -146,7 +146,7 @@ fn events_of_a_register_are_named_in_place_of_its_value() {
 }
 
 #[test]
-fn what_the_register_held_before_checkpoint_0_is_judged_as_the_boots() {
+fn what_the_register_held_before_checkpoint_0_is_appraised_as_the_boots() {
     // RTMR 2 runs on with each checkpoint; its log is held against the origin.
     let mut domain = domain();
     domain.rtmr = 2;
@@ -155,7 +155,7 @@ fn what_the_register_held_before_checkpoint_0_is_judged_as_the_boots() {
     let origin = hex::encode(domain.body.rtmrs[2]);
     domain.policy += &format!("  rtmr-origin: ['sha384:{origin}']\n");
     let mut node = busy_in(domain, false);
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     disbelieved(&verdict, Rule::Boot, "RTMR 2 is not one that the policy accepts");
     // An origin that the log does not lead to.
     let td = node.td.as_mut().unwrap();
@@ -164,6 +164,6 @@ fn what_the_register_held_before_checkpoint_0_is_judged_as_the_boots() {
     node.checkpoints.clear();
     node.td.as_mut().unwrap().log.clear();
     node.td.as_mut().unwrap().body.rtmrs[2] = [7; 48];
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     disbelieved(&verdict, Rule::Boot, "does not replay to the quoted RTMR 2");
 }

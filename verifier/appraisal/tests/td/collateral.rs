@@ -18,7 +18,7 @@ fn with(node: &mut Node, collateral: Vec<Collateral>, lines: &str) -> Verdict {
     let evidence = node.attest(NONCE);
     let mut context = node.context(NONCE, None);
     context.td.collateral = collateral;
-    judge_in(node, &evidence, &context)
+    appraise_in(node, &evidence, &context)
 }
 
 fn platform() -> Platform {
@@ -171,7 +171,7 @@ fn collateral_does_not_go_back_to_what_was_issued_before_what_was_seen() {
     let evidence = node.evidence(quotes);
     context.td.collateral = vec![numbered(19)];
     let finding = disbelieved(
-        &judge_in(&node, &evidence, &context),
+        &appraise_in(&node, &evidence, &context),
         Rule::Quote,
         "tcbEvaluationDataNumber",
     );
@@ -180,7 +180,7 @@ fn collateral_does_not_go_back_to_what_was_issued_before_what_was_seen() {
         (Some("19"), &["at least 20".to_owned()][..])
     );
     context.td.collateral = vec![numbered(21)];
-    let verdict = judge_in(&node, &evidence, &context);
+    let verdict = appraise_in(&node, &evidence, &context);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.state.unwrap().td.unwrap().evaluation, 21);
 }

@@ -28,12 +28,12 @@ fn a_nonce_that_is_relayed_to_a_healthy_domain_of_the_same_image_gives_another_n
     healthy.now = taken_over.now;
     run(&mut healthy);
     let relayed = healthy.attest(NONCE);
-    disbelieved(&judge(&taken_over, &relayed), Rule::Quote, "another key");
+    disbelieved(&appraised(&taken_over, &relayed), Rule::Quote, "another key");
     // Naming the public key of the other node needs the private one, too.
     let ours = taken_over.attest(NONCE).quote.td.unwrap();
     let mut claimed = relayed.clone();
     claimed.quote.td.as_mut().unwrap().node_key = ours.node_key;
-    let verdict = judge(&taken_over, &claimed);
+    let verdict = appraised(&taken_over, &claimed);
     disbelieved(&verdict, Rule::Quote, "report data");
     disbelieved(&verdict, Rule::Quote, "did not sign");
     // Root of the healthy domain can make a quote over the other node's public key; not its signature.
@@ -46,7 +46,7 @@ fn a_nonce_that_is_relayed_to_a_healthy_domain_of_the_same_image_gives_another_n
     quote.possession = prove_possession(&td.key, &report_data);
     let mut forged = relayed;
     forged.quote.td = Some(quote);
-    let verdict = judge(&taken_over, &forged);
+    let verdict = appraised(&taken_over, &forged);
     disbelieved(&verdict, Rule::Quote, "did not sign");
     assert!(
         !verdict
@@ -62,12 +62,12 @@ fn without_a_pinned_key_nothing_is_believed_but_on_first_use() {
     let mut context = node.context(NONCE, None);
     context.td.node_key = None;
     disbelieved(
-        &judge_in(&node, &evidence, &context),
+        &appraise_in(&node, &evidence, &context),
         Rule::Quote,
         "no key of this node",
     );
     context.key = cgpath_appraisal::PinnedKey::DangerousTofu;
-    let verdict = judge_in(&node, &evidence, &context);
+    let verdict = appraise_in(&node, &evidence, &context);
     assert!(verdict.trusted, "{verdict}");
     assert!(verdict.dangerous.contains(&"dangerous-tofu".to_owned()));
     // From then on that key is pinned, whatever boot it is.
@@ -84,7 +84,11 @@ fn without_a_pinned_key_nothing_is_believed_but_on_first_use() {
         key: cgpath_appraisal::PinnedKey::DangerousTofu,
         ..node.context(NEXT, None)
     };
-    disbelieved(&judge_in(&node, &evidence, &context), Rule::Quote, "another key");
+    disbelieved(
+        &appraise_in(&node, &evidence, &context),
+        Rule::Quote,
+        "another key",
+    );
 }
 
 #[test]
@@ -94,7 +98,7 @@ fn a_reboot_is_seen_without_counters_and_one_that_is_too_fast_is_none() {
     node.reboot();
     run(&mut node);
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
     assert!(
         verdict
@@ -106,7 +110,7 @@ fn a_reboot_is_seen_without_counters_and_one_that_is_too_fast_is_none() {
     );
     let mut context = node.context(NEXT, Some(state.clone()));
     context.now = state.time + 3;
-    let verdict = judge_in(&node, &evidence, &context);
+    let verdict = appraise_in(&node, &evidence, &context);
     disbelieved(&verdict, Rule::History, "sooner than the machine can reboot");
 }
 
@@ -124,7 +128,11 @@ fn a_new_key_needs_an_enrolment_unless_the_policy_says_per_boot_and_then_every_o
         previous: Some(state.clone()),
         ..context
     };
-    disbelieved(&judge_in(&node, &evidence, &enrolled), Rule::Quote, "another key");
+    disbelieved(
+        &appraise_in(&node, &evidence, &enrolled),
+        Rule::Quote,
+        "another key",
+    );
 
     let mut node = busy_in(per_boot(), false);
     let context = node.context(NEXT, None);
@@ -138,7 +146,7 @@ fn a_new_key_needs_an_enrolment_unless_the_policy_says_per_boot_and_then_every_o
         previous: Some(state),
         ..context
     };
-    let verdict = judge_in(&node, &evidence, &context);
+    let verdict = appraise_in(&node, &evidence, &context);
     assert!(verdict.trusted, "{verdict}");
     assert!(verdict.relaxations.contains(&"tdx.key: per-boot".to_owned()));
     let mut tolerated = verdict.node.findings.iter();
@@ -163,7 +171,11 @@ fn within_a_boot_the_key_stays_even_where_each_boot_may_have_its_own() {
         previous: Some(state),
         ..context
     };
-    disbelieved(&judge_in(&node, &evidence, &context), Rule::Quote, "another key");
+    disbelieved(
+        &appraise_in(&node, &evidence, &context),
+        Rule::Quote,
+        "another key",
+    );
 }
 
 #[test]
@@ -176,11 +188,11 @@ fn a_copied_disk_on_another_host_has_no_key_that_is_accepted() {
     copy.load();
     run(&mut copy);
     let evidence = copy.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Quote, "another key");
+    disbelieved(&appraised(&node, &evidence), Rule::Quote, "another key");
     // Where each boot may have its own, the platform is another one.
     let node = busy_in(per_boot(), false);
     let finding = disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Quote,
         "platform that the policy does not name",
     );
@@ -212,7 +224,7 @@ fn a_new_boot_with_the_origin_of_the_old_one_is_a_kexec_and_is_refused() {
     run(&mut node);
     let evidence = node.attest(NEXT);
     disbelieved(
-        &judge_next(&node, &evidence, &state),
+        &appraised_next(&node, &evidence, &state),
         Rule::Chain,
         "before checkpoint 0",
     );
@@ -229,11 +241,11 @@ fn one_collector_follows_another_in_a_trust_domain_by_the_rules_that_hold_beside
     node.hand_over(&next);
     node.restart(&next);
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     assert!(verdict.trusted, "{verdict}");
     without.restart(&next);
     let evidence = without.attest(NEXT);
-    let verdict = judge_next(&without, &evidence, &state);
+    let verdict = appraised_next(&without, &evidence, &state);
     let mut failures = verdict.failures();
     let is_said = |f: &Finding| f.rule == Rule::Guard && f.text.contains("without a handover");
     assert!(!verdict.trusted && failures.any(is_said), "{verdict}");

@@ -12,7 +12,7 @@ mod register;
 
 use crate::ways::Ways;
 use cgpath_appraisal::{
-    BootJudgement, Context, Finding, NodeState, Rule, Severity, State, Verdict, appraise,
+    BootAppraisal, Context, Finding, NodeState, Rule, Severity, State, Verdict, appraise,
 };
 use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;
@@ -47,22 +47,22 @@ pub fn busy() -> Node {
     busy_in(domain(), false)
 }
 
-pub fn judge(node: &Node, evidence: &Evidence) -> Verdict {
-    judge_in(node, evidence, &node.context(NONCE, None))
+pub fn appraised(node: &Node, evidence: &Evidence) -> Verdict {
+    appraise_in(node, evidence, &node.context(NONCE, None))
 }
 
-pub fn judge_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdict {
-    judge_in(node, evidence, &node.context(NEXT, Some(before.clone())))
+pub fn appraised_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdict {
+    appraise_in(node, evidence, &node.context(NEXT, Some(before.clone())))
 }
 
-pub fn judge_in(node: &Node, evidence: &Evidence, context: &Context) -> Verdict {
+pub fn appraise_in(node: &Node, evidence: &Evidence, context: &Context) -> Verdict {
     appraise(evidence, &node.policy(), context).unwrap()
 }
 
 /// A first round that is trusted, and what to remember of it.
 pub fn first_round(node: &mut Node) -> NodeState {
     let evidence = node.attest(NONCE);
-    let verdict = judge(node, &evidence);
+    let verdict = appraised(node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     verdict.state.unwrap()
 }
@@ -92,11 +92,11 @@ fn a_register_alone_binds_the_list_and_the_verdict_says_for_how_long_nothing_did
     let mut node = busy();
     let evidence = node.attest(NONCE);
     assert!(evidence.quote.tpm.is_none() && evidence.td.is_some());
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.pods.len(), 4);
     assert_eq!(verdict.node.anchor, "RTMR 3");
-    assert_eq!(verdict.node.boot, BootJudgement::Trusted);
+    assert_eq!(verdict.node.boot, BootAppraisal::Trusted);
     assert_eq!(verdict.dangerous, ["tdx.dangerous-root"]);
     let td = verdict.node.td.unwrap();
     assert_eq!((td.tcb_status.as_str(), td.advisories.len()), ("UpToDate", 0));
@@ -112,10 +112,10 @@ fn a_register_alone_binds_the_list_and_the_verdict_says_for_how_long_nothing_did
 fn a_tpm_and_a_register_are_both_anchors_where_the_policy_names_both() {
     let mut node = busy_in(domain(), true);
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.anchor, "PCR 10 (sha256) and RTMR 3");
-    assert_eq!(verdict.node.boot, BootJudgement::NotJudged);
+    assert_eq!(verdict.node.boot, BootAppraisal::NotAppraised);
     // PCR 10 binds each entry as it is listed.
     assert_eq!(verdict.node.td.unwrap().unbound_ms, None);
     let state = verdict.state.unwrap();
@@ -141,10 +141,18 @@ fn fewer_anchors_than_the_policy_names_are_a_downgrade_and_more_are_said() {
     let good = node.attest(NONCE);
     let mut without = good.clone();
     without.quote.tpm = None;
-    disbelieved(&judge(&node, &without), Rule::Quote, "there is no TPM's quote");
+    disbelieved(
+        &appraised(&node, &without),
+        Rule::Quote,
+        "there is no TPM's quote",
+    );
     let mut without = good.clone();
     without.quote.td = None;
-    disbelieved(&judge(&node, &without), Rule::Quote, "no trust domain's quote");
+    disbelieved(
+        &appraised(&node, &without),
+        Rule::Quote,
+        "no trust domain's quote",
+    );
     // A policy that names one anchor does not look at the other.
     for (anchors, words) in [
         ("anchors: [pcr-10]", "a trust domain's quote is there"),
@@ -168,7 +176,7 @@ fn rtmr_2_is_an_anchor_too_and_the_firmwares_log_leads_to_its_origin() {
         hex::encode(domain.body.rtmrs[2])
     );
     let mut node = busy_in(domain, false);
-    let verdict = judge(&node.clone(), &node.attest(NONCE));
+    let verdict = appraised(&node.clone(), &node.attest(NONCE));
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.anchor, "RTMR 2");
 }
@@ -180,7 +188,7 @@ fn a_quote_of_version_5_is_verified_like_one_of_version_4() {
     let mut node = busy_in(domain, false);
     let evidence = node.attest(NONCE);
     assert_eq!(evidence.quote.td.as_ref().unwrap().outblob[0], 5);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
 }
 
@@ -216,10 +224,10 @@ fn a_followed_round_of_a_trust_domain_has_the_verdict_of_the_whole() {
             } else {
                 node.policy()
             };
-            let judged = ways.judge(&evidence, &policy, &context, &[]).unwrap();
-            assert!(judged.whole.trusted, "round {round}: {}", judged.whole);
-            assert!(judged.disagreement().is_none(), "round {round}");
-            let unbound = judged.whole.node.td.as_ref().unwrap().unbound_entries;
+            let appraised = ways.appraise(&evidence, &policy, &context, &[]).unwrap();
+            assert!(appraised.whole.trusted, "round {round}: {}", appraised.whole);
+            assert!(appraised.disagreement().is_none(), "round {round}");
+            let unbound = appraised.whole.node.td.as_ref().unwrap().unbound_entries;
             match anchors {
                 "rtmr-3" => assert_eq!(unbound > 0, round == 5),
                 "pcr-10, rtmr-3" => assert_eq!(unbound, 0),

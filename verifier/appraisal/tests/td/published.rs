@@ -7,7 +7,7 @@ use cgpath_appraisal::Collateral;
 use cgpath_appraisal::TdVerdict;
 
 /// What is said of this quote at this time, under Intel's root.
-fn judged(outblob: Vec<u8>, collateral: &[u8], now: u64) -> Verdict {
+fn appraised(outblob: Vec<u8>, collateral: &[u8], now: u64) -> Verdict {
     let mut node = busy();
     let td = node.td.as_mut().unwrap();
     let root = format!("  dangerous-root: '{}'\n", hex::encode(td.platform.root()));
@@ -17,7 +17,7 @@ fn judged(outblob: Vec<u8>, collateral: &[u8], now: u64) -> Verdict {
     let mut context = node.context(NONCE, None);
     context.now = now;
     context.td.collateral = vec![Collateral::from_json(collateral).unwrap()];
-    let verdict = judge_in(&node, &evidence, &context);
+    let verdict = appraise_in(&node, &evidence, &context);
     // They are not of this node and not for this request.
     disbelieved(&verdict, Rule::Quote, "report data");
     assert!(verdict.dangerous.is_empty(), "{:?}", verdict.dangerous);
@@ -55,19 +55,19 @@ fn a_published_quote_is_up_to_date_in_the_time_of_its_collateral() {
     else {
         return;
     };
-    let td = verifies(&judged(quote.clone(), &collateral, 1_750_332_747));
+    let td = verifies(&appraised(quote.clone(), &collateral, 1_750_332_747));
     assert_eq!((td.tcb_status.as_str(), td.advisories.len()), ("UpToDate", 0));
     // A changed byte of what is signed, and of the signature.
     for at in [60, 200, 700] {
         let mut changed = quote.clone();
         changed[at] ^= 1;
         assert!(
-            says(&judged(changed, &collateral, 1_750_332_747), "does not verify"),
+            says(&appraised(changed, &collateral, 1_750_332_747), "does not verify"),
             "byte {at}"
         );
     }
     // A year later.
-    let verdict = judged(quote, &collateral, 1_782_000_000);
+    let verdict = appraised(quote, &collateral, 1_782_000_000);
     assert!(says(&verdict, "the collateral ended"), "{verdict}");
 }
 
@@ -79,11 +79,11 @@ fn a_published_quote_of_version_4_is_out_of_date_with_its_advisories() {
     ) else {
         return;
     };
-    let verdict = judged(quote.clone(), &collateral, 1_774_000_000);
+    let verdict = appraised(quote.clone(), &collateral, 1_774_000_000);
     let td = verifies(&verdict);
     assert_eq!((td.tcb_status.as_str(), td.advisories.len()), ("OutOfDate", 11));
     assert!(says(&verdict, "TCB status is not one"), "{verdict}");
-    let verdict = judged(quote, &collateral, 1_776_500_000);
+    let verdict = appraised(quote, &collateral, 1_776_500_000);
     assert!(says(&verdict, "the collateral ended"), "{verdict}");
 }
 
@@ -95,10 +95,10 @@ fn a_published_quote_that_no_level_matches_does_not_verify_nor_does_one_with_ano
     let four = vector("tdx/tdx_quote_4.dat").unwrap();
     let of_five = vector("tdx/collateral-2026-03/90c06f000000.json").unwrap();
     let of_four = vector("tdx/collateral-2026-03/50806f000000.json").unwrap();
-    let verdict = judged(five.clone(), &of_five, 1_774_000_000);
+    let verdict = appraised(five.clone(), &of_five, 1_774_000_000);
     assert!(says(&verdict, "does not verify"), "{verdict}");
     for (quote, collateral) in [(five, of_four), (four, of_five)] {
-        let verdict = judged(quote, &collateral, 1_774_000_000);
+        let verdict = appraised(quote, &collateral, 1_774_000_000);
         assert!(says(&verdict, "no collateral for the platform"), "{verdict}");
     }
 }
@@ -111,12 +111,12 @@ fn a_sample_of_the_extended_td_report_verifies_in_the_time_of_its_collateral_alo
     );
     // October 10 and November 5, 2026.
     for now in [1_791_600_000, 1_793_900_000] {
-        let td = verifies(&judged(quote.clone(), &collateral, now));
+        let td = verifies(&appraised(quote.clone(), &collateral, now));
         assert_eq!((td.tcb_status.as_str(), td.advisories.len()), ("UpToDate", 0));
     }
-    let verdict = judged(quote.clone(), &collateral, 1_791_000_000);
+    let verdict = appraised(quote.clone(), &collateral, 1_791_000_000);
     assert!(says(&verdict, "issued later"), "{verdict}");
-    let verdict = judged(quote, &collateral, 1_796_000_000);
+    let verdict = appraised(quote, &collateral, 1_796_000_000);
     assert!(
         says(&verdict, "the collateral ended 24 day(s) before"),
         "{verdict}"
@@ -129,7 +129,7 @@ fn a_sample_of_a_platform_below_every_level_does_not_verify() {
         sample("tdx_quote_outdated"),
         sample("tdx_quote_outdated_collateral.json"),
     );
-    let verdict = judged(quote, &collateral, 1_772_000_000);
+    let verdict = appraised(quote, &collateral, 1_772_000_000);
     assert!(
         says(&verdict, "does not verify: No matching TCB level"),
         "{verdict}"
@@ -145,6 +145,6 @@ fn a_paravisors_quote_is_named_as_one_that_anchors_nothing() {
     ) else {
         return;
     };
-    let verdict = judged(quote, &collateral, 1_750_332_747);
+    let verdict = appraised(quote, &collateral, 1_750_332_747);
     assert!(says(&verdict, "a paravisor runs it"), "{verdict}");
 }

@@ -14,17 +14,17 @@ fn td(evidence: &mut Evidence) -> &mut TdQuote {
 fn a_quote_for_another_nonce_or_checkpoint_is_refused() {
     let mut node = busy();
     let old = node.attest(b"an earlier nonce");
-    disbelieved(&judge(&node, &old), Rule::Quote, "not made for this request");
+    disbelieved(&appraised(&node, &old), Rule::Quote, "not made for this request");
     // The nonce alone is exchanged.
     let mut evidence = old.clone();
     td(&mut evidence).nonce = NONCE.to_vec();
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Quote, "report data");
     disbelieved(&verdict, Rule::Chain, "not made for this request");
     // A quote that speaks for another checkpoint than the last one.
     let mut evidence = node.attest(NONCE);
     td(&mut evidence).checkpoint[0] ^= 1;
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Quote, "report data");
     disbelieved(&verdict, Rule::Chain, "another checkpoint");
 }
@@ -41,7 +41,7 @@ fn no_changed_byte_of_a_quote_is_believed() {
     for at in (0..1600).step_by(23).chain((1600..len).step_by(131)) {
         let mut evidence = good.clone();
         td(&mut evidence).outblob[at] ^= 4;
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(!verdict.trusted && !verdict.node.believed, "byte {at}: {verdict}");
     }
     for change in [
@@ -52,7 +52,7 @@ fn no_changed_byte_of_a_quote_is_believed() {
     ] {
         let mut evidence = good.clone();
         change(td(&mut evidence));
-        assert!(!judge(&node, &evidence).node.believed);
+        assert!(!appraised(&node, &evidence).node.believed);
     }
 }
 
@@ -63,7 +63,7 @@ fn version_5_under_the_number_of_version_4_is_not_read() {
     let mut node = busy_in(domain, false);
     let mut evidence = node.attest(NONCE);
     td(&mut evidence).outblob[0] = 4;
-    disbelieved(&judge(&node, &evidence), Rule::Quote, "cannot be read");
+    disbelieved(&appraised(&node, &evidence), Rule::Quote, "cannot be read");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn another_provider_is_named_and_not_verified() {
     let mut node = busy();
     let mut evidence = node.attest(NONCE);
     td(&mut evidence).provider = "sev_guest".to_owned();
-    let finding = disbelieved(&judge(&node, &evidence), Rule::Quote, "this provider");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Quote, "this provider");
     assert_eq!(finding.found.as_deref(), Some("sev_guest"));
 }
 
@@ -81,7 +81,7 @@ fn a_domain_under_debug_is_refused_whatever_the_policy_names() {
     domain.body.attributes[0] = 1;
     let mut node = busy_in(domain, false);
     disbelieved(
-        &judge(&node.clone(), &node.attest(NONCE)),
+        &appraised(&node.clone(), &node.attest(NONCE)),
         Rule::Quote,
         "under debug",
     );
@@ -106,7 +106,7 @@ fn another_domain_than_the_policys_is_refused_by_each_of_its_measurements() {
         domain.policy += &format!("  mrseam: ['sha384:{seam}']\n");
         change(&mut domain);
         let mut node = busy_in(domain, false);
-        disbelieved(&judge(&node.clone(), &node.attest(NONCE)), Rule::Quote, what);
+        disbelieved(&appraised(&node.clone(), &node.attest(NONCE)), Rule::Quote, what);
     }
 }
 
@@ -118,7 +118,7 @@ fn under_a_paravisor_no_register_can_be_the_anchor_and_the_finding_names_the_way
     let mut node = busy();
     let mut evidence = node.attest(NONCE);
     td(&mut evidence).outblob = outblob;
-    let finding = disbelieved(&judge(&node, &evidence), Rule::Quote, "all registers");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Quote, "all registers");
     assert!(finding.text.contains("vTPM"), "{}", finding.text);
 }
 
@@ -141,7 +141,7 @@ fn quotes_of_two_machines_do_not_go_together() {
             },
             ..rest.clone()
         };
-        let verdict = judge(&ours, &evidence);
+        let verdict = appraised(&ours, &evidence);
         disbelieved(&verdict, Rule::Quote, "report data");
         disbelieved(&verdict, Rule::Quote, "another key");
     }
@@ -153,7 +153,7 @@ fn quotes_of_two_machines_do_not_go_together() {
         },
         ..good.clone()
     };
-    let verdict = judge(&ours, &evidence);
+    let verdict = appraised(&ours, &evidence);
     disbelieved(&verdict, Rule::Quote, "report data");
     disbelieved(&verdict, Rule::Quote, "another key");
     // Even where our TPM was made to speak for their checkpoints, checkpoint 0 names their node's key.
@@ -163,5 +163,5 @@ fn quotes_of_two_machines_do_not_go_together() {
         checkpoints: other.checkpoints.clone(),
         ..good
     };
-    disbelieved(&judge(&root, &evidence), Rule::Chain, "another node's key");
+    disbelieved(&appraised(&root, &evidence), Rule::Chain, "another node's key");
 }

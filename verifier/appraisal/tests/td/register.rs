@@ -36,7 +36,7 @@ fn an_entry_that_is_altered_removed_added_swapped_or_relabelled_is_found_by_the_
         } else {
             "not the one that checkpoint"
         };
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(!verdict.trusted, "{what}: {verdict}");
         disbelieved(&verdict, Rule::Coverage, words);
     }
@@ -49,13 +49,13 @@ fn what_a_violation_says_is_bound_too() {
     node.extra_policy += "violations: { permit: ['/var/log/*'] }\n";
     node.violate(&Actor::host("/sbin/init"), "/var/log/some");
     let good = node.attest(NONCE);
-    let verdict = judge(&node, &good);
+    let verdict = appraised(&node, &good);
     assert!(verdict.trusted, "{verdict}");
     let mut evidence = good;
     let at = evidence.list.len() - 1;
     evidence.list[at] = Measurement::violation(b"/var/log/othe").to_entry();
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Coverage,
         "not the one that checkpoint",
     );
@@ -78,7 +78,7 @@ fn root_takes_an_entry_out_before_the_next_checkpoint() {
     node.seq -= 2;
     node.td.as_mut().unwrap().boottime += 50_000_000_000;
     let evidence = node.attest(NEXT);
-    let verdict = judge_next(&node, &evidence, &state);
+    let verdict = appraised_next(&node, &evidence, &state);
     // Nothing shows it. The verdict says for how long nothing could have.
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.td.unwrap().unbound_ms, Some(51_000));
@@ -91,25 +91,25 @@ fn root_takes_an_entry_out_before_the_next_checkpoint() {
     );
     let mut evidence = node.attest(NONCE);
     evidence.list.pop();
-    assert!(!judge(&node, &evidence).node.believed);
+    assert!(!appraised(&node, &evidence).node.believed);
 }
 
 #[test]
-fn entries_behind_the_last_checkpoint_are_judged_and_vouch_for_nothing() {
+fn entries_behind_the_last_checkpoint_are_appraised_and_vouch_for_nothing() {
     let mut node = busy();
     node.seal(Some(NONCE));
     let quotes = node.quotes(NONCE);
     let before = node.evidence(quotes.clone());
     // Content that somebody may have.
     node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/containerd");
-    let verdict = judge(&node, &node.evidence(quotes.clone()));
+    let verdict = appraised(&node, &node.evidence(quotes.clone()));
     assert!(verdict.trusted, "{verdict}");
     assert_eq!(verdict.node.td.as_ref().unwrap().unbound_entries, 1);
     assert_eq!(verdict.state.unwrap().covered, before.list.len() as u64);
     // Content that nobody may have, with its record and without.
     let mut named = node.clone();
     named.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/evil", &sha256(b"evil"));
-    let verdict = judge(&node, &named.evidence(quotes.clone()));
+    let verdict = appraised(&node, &named.evidence(quotes.clone()));
     assert!(!verdict.trusted && verdict.node.believed, "{verdict}");
     assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Untrusted);
     assert_eq!(verdict.pod(pod(1)).unwrap().state, State::Trusted);
@@ -117,7 +117,7 @@ fn entries_behind_the_last_checkpoint_are_judged_and_vouch_for_nothing() {
     evidence
         .list
         .push(Measurement::ima_ng(b"/bin/evil", &sha256(b"evil")).to_entry());
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(!verdict.trusted, "{verdict}");
     // Another template.
     let mut evidence = node.evidence(quotes);
@@ -126,7 +126,7 @@ fn entries_behind_the_last_checkpoint_are_judged_and_vouch_for_nothing() {
     };
     let at = record.windows(6).position(|w| w == b"ima-ng").unwrap();
     record[at + 5] = b'h';
-    disbelieved(&judge(&node, &evidence), Rule::Template, "template");
+    disbelieved(&appraised(&node, &evidence), Rule::Template, "template");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_foundation_that_stands_only_behind_the_last_checkpoint_is_none() {
     node.seal(Some(NONCE));
     let quotes = node.quotes(NONCE);
     node.list.push(policy);
-    let verdict = judge(&node, &node.evidence(quotes));
+    let verdict = appraised(&node, &node.evidence(quotes));
     let mut failures = verdict.failures();
     assert!(
         failures.any(|f| f.rule == Rule::Host && f.text.contains("no accepted IMA policy")),
@@ -160,12 +160,16 @@ fn a_register_that_somebody_else_extended_is_refused_logged_or_not() {
     let mut node = busy();
     node.td.as_mut().unwrap().write(&[7; 48]);
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Chain, "extended by somebody else");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Chain,
+        "extended by somebody else",
+    );
     // Logged as the agent logs it.
     let mut node = busy();
     node.td.as_mut().unwrap().agent("domain operation content");
     let evidence = node.attest(NONCE);
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     disbelieved(&verdict, Rule::Chain, "shared-register");
     assert!(
         !verdict.failures().any(|f| f.text.contains("does not lead to")),
@@ -184,7 +188,7 @@ fn a_register_that_somebody_else_extended_is_refused_logged_or_not() {
     ] {
         let mut node = node.clone();
         node.td.as_mut().unwrap().policy += &named;
-        let verdict = judge(&node, &evidence);
+        let verdict = appraised(&node, &evidence);
         assert!(verdict.trusted, "{verdict}");
         assert!(
             verdict.relaxations.iter().any(|r| r.starts_with("tdx.rtmr-")),
@@ -200,7 +204,7 @@ fn a_register_that_somebody_else_extended_is_refused_logged_or_not() {
     log::append(&mut td.log, 3, kind, &[7; 48], b"LEAA\x01\0\0\0x");
     td.write(&[7; 48]);
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Chain, "shared-register");
+    disbelieved(&appraised(&node, &evidence), Rule::Chain, "shared-register");
 }
 
 #[test]
@@ -213,7 +217,7 @@ fn a_log_without_its_extension_and_an_extension_without_its_log_are_refused() {
     let with = |register_log: Vec<u8>| {
         let mut evidence = good.clone();
         evidence.td.as_mut().unwrap().register_log = register_log;
-        judge(&node, &evidence)
+        appraised(&node, &evidence)
     };
     // Without the last one; with it twice; in another order; with nothing; with what cannot be read.
     let verdict = with(whole[..end].to_vec());
@@ -235,14 +239,18 @@ fn a_log_without_its_extension_and_an_extension_without_its_log_are_refused() {
     // No log at all.
     let mut evidence = good.clone();
     evidence.td = None;
-    disbelieved(&judge(&node, &evidence), Rule::Chain, "no log of the register");
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Chain,
+        "no log of the register",
+    );
     // A checkpoint that was never written, and none at all.
     let mut evidence = good.clone();
     evidence.checkpoints.pop();
-    assert!(!judge(&node, &evidence).node.believed);
+    assert!(!appraised(&node, &evidence).node.believed);
     let mut evidence = good;
     evidence.checkpoints.clear();
-    assert!(!judge(&node, &evidence).node.believed);
+    assert!(!appraised(&node, &evidence).node.believed);
 }
 
 #[test]
@@ -259,11 +267,11 @@ fn what_the_register_held_before_checkpoint_0_is_the_policys_to_accept() {
     node.load();
     run(&mut node);
     let evidence = node.attest(NONCE);
-    let finding = disbelieved(&judge(&node, &evidence), Rule::Chain, "before checkpoint 0");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Chain, "before checkpoint 0");
     let origin = format!("sha384:{}", hex::encode(node.td.as_ref().unwrap().origin));
     assert_eq!(finding.found.as_ref(), Some(&origin));
     node.td.as_mut().unwrap().policy += &format!("  rtmr-origin: ['{origin}']\n");
-    let verdict = judge(&node, &evidence);
+    let verdict = appraised(&node, &evidence);
     assert!(verdict.trusted, "{verdict}");
     assert!(
         verdict
@@ -279,7 +287,7 @@ fn what_the_register_held_before_checkpoint_0_is_the_policys_to_accept() {
     node.load();
     run(&mut node);
     let evidence = node.attest(NONCE);
-    disbelieved(&judge(&node, &evidence), Rule::Chain, "does not lead to");
+    disbelieved(&appraised(&node, &evidence), Rule::Chain, "does not lead to");
 }
 
 #[test]
@@ -288,7 +296,7 @@ fn checkpoints_that_bind_nothing_or_go_back_in_time_are_refused() {
         let mut node = busy();
         node.seal_with(None, change);
         let evidence = node.attest(NONCE);
-        judge(&node, &evidence)
+        appraised(&node, &evidence)
     };
     disbelieved(&sealed(|c| c.binding = None), Rule::Chain, "no running value");
     disbelieved(
@@ -312,7 +320,7 @@ fn checkpoints_that_bind_nothing_or_go_back_in_time_are_refused() {
     let evidence = node.attest(NONCE);
     node.td.as_mut().unwrap().rtmr = 3;
     disbelieved(
-        &judge(&node, &evidence),
+        &appraised(&node, &evidence),
         Rule::Chain,
         "another register than the policy's anchor",
     );
@@ -325,20 +333,20 @@ fn what_was_bound_before_is_the_same_in_the_next_round_and_never_less() {
     let earlier = node.clone();
     run(&mut node);
     let good = node.attest(NEXT);
-    assert!(judge_next(&node, &good, &state).trusted);
+    assert!(appraised_next(&node, &good, &state).trusted);
     // Another list was bound up to there.
     let mut past = state.clone();
     past.td.as_mut().unwrap().list[0] ^= 1;
-    let verdict = judge_next(&node, &good, &past);
+    let verdict = appraised_next(&node, &good, &past);
     disbelieved(&verdict, Rule::Chain, "bound before");
     // A round of before, with its own nonce.
     let mut replayed = earlier;
     let evidence = replayed.attest(NEXT);
-    let later = judge_next(&node, &good, &state).state.unwrap();
+    let later = appraised_next(&node, &good, &state).state.unwrap();
     let context = Context {
         previous: Some(later),
         ..node.context(NEXT, None)
     };
-    assert!(!judge_in(&node, &evidence, &context).node.believed);
+    assert!(!appraise_in(&node, &evidence, &context).node.believed);
     assert!(SealedCheckpoint::from_file(&evidence.checkpoints[0]).is_ok());
 }

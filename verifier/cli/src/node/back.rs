@@ -220,8 +220,8 @@ impl Decided<'_> {
             &self.node.name,
             self.version,
             &self.change,
-            &again.rejudged,
-            &changes::rejudged(&again.changes),
+            &again.reappraised,
+            &changes::of_reappraisal(&again.changes),
             again.state(),
             self.reason,
             self.now,
@@ -331,7 +331,7 @@ pub fn report(
     let status = Status::clean_if(trusted != Some(false));
     let changed = Changed {
         node,
-        rejudged: again.rejudged.len(),
+        rejudged: again.reappraised.len(),
         without_evidence: again.without_evidence,
         changes,
         trusted,

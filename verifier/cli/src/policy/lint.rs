@@ -113,13 +113,13 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
 
 /// Registers that nothing judges: whatever was measured into one of them passes.
 fn of_boot(boot: &BootPolicy) -> Vec<String> {
-    let mut judged: BTreeSet<u8> = boot.registers.keys().copied().collect();
-    judged.extend(boot.events.iter().map(|event| event.pcr));
+    let mut checked: BTreeSet<u8> = boot.registers.keys().copied().collect();
+    checked.extend(boot.events.iter().map(|event| event.pcr));
     if !boot.command_lines.is_empty() {
-        judged.extend(boot.set.command_lines());
+        checked.extend(boot.set.command_lines());
     }
-    let unjudged: Vec<String> = (0..boot.set.count() as u8)
-        .filter(|pcr| !judged.contains(pcr))
+    let unchecked: Vec<String> = (0..boot.set.count() as u8)
+        .filter(|pcr| !checked.contains(pcr))
         .map(|pcr| pcr.to_string())
         .collect();
     let mut found = Vec::new();
@@ -130,11 +130,11 @@ fn of_boot(boot: &BootPolicy) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !unjudged.is_empty() {
+    if !unchecked.is_empty() {
         found.push(format!(
             "nothing judges what was measured into {} {}",
             boot.set,
-            unjudged.join(", ")
+            unchecked.join(", ")
         ));
     }
     found
@@ -225,7 +225,8 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
         past.ok_or_else(|| Failure::new("no-evidence", format!("no evidence of {} is kept", node.name)))?;
     let bytes = store.evidence(&past.evidence)?;
     let (collateral, _) = pinned::collateral(store.dir());
-    let verdict = reappraisal::judge(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
+    let verdict =
+        reappraisal::appraise_kept(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
     let mut found = Vec::new();
     if verdict.node.excluded > 0 {
         let text = format!(

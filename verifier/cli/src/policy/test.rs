@@ -73,7 +73,7 @@ impl Test {
             }
             let old: Verdict = serde_json::from_str(&past.verdict)
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", past.id)))?;
-            let new = reappraisal::judge(
+            let new = reappraisal::appraise_kept(
                 &node,
                 &past,
                 &store.evidence(&past.evidence)?,

@@ -14,6 +14,6 @@ fn busy() -> Node {
 
 /// `wrong` is all that is not as it must be.
 #[track_caller]
-fn judge(attack: &str, wrong: &[String]) {
+fn conclude(attack: &str, wrong: &[String]) {
     assert!(wrong.is_empty(), "{attack}: {wrong:#?}");
 }

@@ -2,7 +2,7 @@
 //! advisories.
 
 use super::busy;
-use crate::serve::site::{Site, fails, judged};
+use crate::serve::site::{Site, appraised, fails};
 use cgpath_testkit::{AttestationKey, KeyKind, Node};
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -86,7 +86,7 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     let (key, policy) = (key.to_str().unwrap(), policy.to_str().unwrap());
     let refused = fails(&site.node(&["add", "worker-1", "--ak", key, "--policy", policy]));
     assert_eq!(refused["kind"], "node-exists", "{refused}");
-    let (_, listed) = judged(&site.node(&["list"]));
+    let (_, listed) = appraised(&site.node(&["list"]));
     assert_eq!(listed[0]["ak"], hex::encode(node.ak.name()));
     let (_server, client) = site.serve(&[]);
     let nonce = client.nonce("worker-1").unwrap();

@@ -1,6 +1,6 @@
 //! `cgpath policy suggest` proposes to accept what it names, where it names it, and nothing beside it.
 
-use super::{busy, judge};
+use super::{busy, conclude};
 use cgpath_appraisal::Verdict;
 use cgpath_evidence::{EventKind, FileHash};
 use cgpath_testkit::{Actor, Node, pod, sha256};
@@ -158,7 +158,7 @@ fn a_changed_file_of_the_runtime_is_accepted_in_no_pod_by_a_line_of_the_host() {
     );
     node.execute(&Actor::pod(pod(1), "/bin/app"), "/tmp/miner", &other);
     node.execute(&Actor::pod(pod(2), "/bin/app"), "/bin/app", &other);
-    judge("suggest-runtime-file", &clears_more(&mut node));
+    conclude("suggest-runtime-file", &clears_more(&mut node));
     // It is not passed over in silence.
     let suggested = Folder::of(&mut node).suggest().unwrap();
     let said = suggested["not_suggested"].to_string();
@@ -179,7 +179,7 @@ fn a_content_of_a_pod_is_accepted_in_that_pod_at_that_path() {
         }
     }
     node.execute(&Actor::host("/sbin/init"), "/tmp/other", &content);
-    judge("suggest-pod", &clears_more(&mut node));
+    conclude("suggest-pod", &clears_more(&mut node));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_content_without_a_path_is_left_out_with_a_note_and_the_rest_is_suggested() 
             }
         }
     }
-    judge("suggest-without-a-path", &wrong);
+    conclude("suggest-without-a-path", &wrong);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Boot logs, as firmware and boot loaders write them.
 
-use super::{Folder, given, judge};
+use super::{Folder, conclude, given};
 use cgpath_evidence::boot::{EventLog, EventType};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_testkit::booted;
@@ -67,7 +67,7 @@ fn a_log_ends_where_unused_bytes_follow_though_they_are_fewer_than_an_event_has(
     assert_eq!(rest, [0xff; 8]);
     let cut = EventLog::parse(&[used, &[0; 8]].concat()).unwrap_err();
     assert!(cut.to_string().contains("incomplete"), "{cut}");
-    judge("boot-log-short-unused-rest", &wrong);
+    conclude("boot-log-short-unused-rest", &wrong);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_from_boot_writes_of_a_boot_accepts_it_though_an_events_text_is_not_what_
     let boot = folder.cgpath(&["policy", "from-boot", "evidence.cbor"]);
     folder.policy(&boot.out);
     let verdict = folder.verify();
-    judge(
+    conclude(
         "event-text-is-not-its-digest",
         &[boot.wrong("from-boot"), verdict.wrong("verify")]
             .into_iter()
@@ -93,14 +93,14 @@ fn the_line_that_older_grub_measures_is_found_and_accepted() {
     wrong.extend(not_listed(&boot.out, &[MEASURED]));
     folder.policy(&accepting(&[MEASURED]));
     wrong.extend(folder.verify().wrong("verify"));
-    judge("grub-kernel-cmdline-prefix", &wrong);
+    conclude("grub-kernel-cmdline-prefix", &wrong);
 }
 
 #[test]
 fn a_line_as_proc_cmdline_shows_it_is_taken_where_grub_measured_it_without_the_image() {
     let folder = folder(&log_of("grub-proc-cmdline"), SHOWN);
     folder.policy(&accepting(&[SHOWN]));
-    judge(
+    conclude(
         "grub-proc-cmdline",
         &Vec::from_iter(folder.verify().wrong("verify")),
     );
@@ -120,7 +120,7 @@ fn load_options_without_a_final_nul_are_taken_as_those_with_one() {
     let mut wrong = Vec::from_iter(boot.wrong("from-boot"));
     wrong.extend(not_listed(&boot.out, &[MEASURED, SHOWN]));
     wrong.extend(trusted(&log).wrong("verify"));
-    judge("grub212-loadoptions-without-nul", &wrong);
+    conclude("grub212-loadoptions-without-nul", &wrong);
 
     // What systemd-stub leaves, and a line of which one byte is another.
     let measured = utf16(SHOWN);
@@ -210,7 +210,7 @@ fn a_path_of_the_firmware_is_a_name_with_its_own_backslashes_and_no_more() {
 }
 
 #[test]
-fn lint_warns_of_a_boot_without_registers_and_of_registers_that_nothing_judges() {
+fn lint_warns_of_a_boot_without_registers_and_of_registers_that_nothing_appraises() {
     let folder = folder(&FirmwareLog::good().bytes(), FirmwareLog::COMMAND_LINE);
     let lint = |boot: &str| {
         folder.policy(boot);

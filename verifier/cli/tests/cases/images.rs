@@ -1,6 +1,6 @@
 //! Images, as registries have them and runtimes unpack them; and unified kernel images.
 
-use super::{Folder, Ran, given, judge};
+use super::{Folder, Ran, conclude, given};
 use cgpath_testkit::sha256;
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ fn a_parent_that_an_upper_layer_does_not_name_becomes_a_directory_of_it() {
             wrong.push(format!("{image}: {paths:?}"));
         }
     }
-    judge("image-layer-parents", &wrong);
+    conclude("image-layer-parents", &wrong);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn platforms_are_compared_as_a_runtime_normalizes_them() {
             }
         }
     }
-    judge("image-platform-variant", &wrong);
+    conclude("image-platform-variant", &wrong);
 }
 
 #[test]
@@ -104,5 +104,5 @@ fn a_unified_images_command_line_is_what_its_stub_makes_of_the_section() {
             wrong.push(format!("{name}: {}", ran.out));
         }
     }
-    judge("uki-command-line", &wrong);
+    conclude("uki-command-line", &wrong);
 }

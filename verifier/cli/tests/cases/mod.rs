@@ -22,7 +22,7 @@ fn given(case: &str) -> PathBuf {
 
 /// `wrong` is all that is not as it must be.
 #[track_caller]
-fn judge(case: &str, wrong: &[String]) {
+fn conclude(case: &str, wrong: &[String]) {
     let expected = std::fs::read_to_string(given(case).join("expected")).unwrap();
     assert!(wrong.is_empty(), "{case}: {wrong:#?}\nexpected:\n{expected}");
 }

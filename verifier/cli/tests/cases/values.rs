@@ -1,7 +1,7 @@
 //! What people and other tools write into IMA policies and node policies, and values that come from lists.
 
 use super::boot_logs::NONCE;
-use super::{Folder, given, judge};
+use super::{Folder, conclude, given};
 use cgpath_evidence::{Digest, Entry, EventKind, FileHash, ima_policy};
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};
 
@@ -21,7 +21,7 @@ fn every_name_that_the_kernel_has_for_a_rules_function_is_understood() {
         Ok(missing) => wrong.push(format!("FILE_MMAP: {missing:?}")),
         Err(error) => wrong.push(format!("FILE_MMAP: {error}")),
     }
-    judge("ima-policy-functions", &wrong);
+    conclude("ima-policy-functions", &wrong);
 }
 
 const WITH_SPACE: &str = "/opt/my app/run";
@@ -66,7 +66,7 @@ fn a_path_that_was_learned_from_a_list_is_the_one_with_a_space_that_the_kernel_w
     folder.write("node.yaml", policy);
     folder.write("evidence.cbor", known.to_cbor());
     wrong.extend(folder.verify().wrong("verify"));
-    judge("learned-path-with-a-space", &wrong);
+    conclude("learned-path-with-a-space", &wrong);
 
     // The same content elsewhere, and another content here, are not what was learned.
     for (path, content) in [
@@ -105,7 +105,7 @@ fn a_static_pods_uid_is_taken_as_the_kubelet_writes_it_and_with_dashes() {
             wrong.push(format!("{form}: {}", json.out));
         }
     }
-    judge("static-pod-uid", &wrong);
+    conclude("static-pod-uid", &wrong);
     // Another case, other groups: no kubelet writes them.
     for form in [plain.to_uppercase(), format!("{}-{}", &plain[..16], &plain[16..])] {
         folder.write("node.yaml", policy.replace(plain, &form));

@@ -1,7 +1,7 @@
 //! The way back: a new policy and an accepted finding judge what is kept again, and nothing else clears a
 //! finding.
 
-use super::site::{Client, Site, busy, cgpath, fails, judged, ok};
+use super::site::{Client, Site, appraised, busy, cgpath, fails, ok};
 use cgpath_testkit::{Actor, Node, pod, sha256};
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ pub(super) fn explain(site: &Site, rest: &[&str]) -> (i32, Value) {
         store.to_str().unwrap(),
     ];
     args.extend(rest);
-    judged(&args)
+    appraised(&args)
 }
 
 fn finding(site: &Site) -> String {
@@ -64,7 +64,7 @@ fn last(client: &Client) -> Value {
 }
 
 #[test]
-fn a_new_policy_judges_all_evidence_of_the_boot_again_without_asking_the_node() {
+fn a_new_policy_appraises_all_evidence_of_the_boot_again_without_asking_the_node() {
     let site = Site::new();
     let (_server, client) = site.serve(&[]);
     let mut node = tampered(&site, &client);
@@ -94,7 +94,7 @@ fn a_new_policy_judges_all_evidence_of_the_boot_again_without_asking_the_node() 
     assert_eq!(rounds[1]["differences"][0]["subject"], pod(4).to_string());
     assert_eq!(last(&client), before);
 
-    let (code, changed) = judged(&site.node(&["policy", "worker-1", new]));
+    let (code, changed) = appraised(&site.node(&["policy", "worker-1", new]));
     assert_eq!(code, 0);
     assert_eq!(
         (&changed["rejudged"], &changed["trusted"]),
@@ -116,7 +116,7 @@ fn a_new_policy_judges_all_evidence_of_the_boot_again_without_asking_the_node() 
     // Back to the old policy: untrusted again, and the next round goes on from there.
     std::fs::remove_dir_all(&old).unwrap();
     std::fs::rename(site.path("old"), &old).unwrap();
-    assert_eq!(judged(&site.node(&["policy", "worker-1", new])).0, 1);
+    assert_eq!(appraised(&site.node(&["policy", "worker-1", new])).0, 1);
     assert_eq!(
         state_of(&last(&client)["verdict"], &pod(4).to_string()),
         "untrusted"

@@ -372,7 +372,7 @@ fn a_webhook_with_a_certificate_of_another_ca_gets_nothing_and_plain_http_is_ref
 }
 
 #[test]
-fn a_verdict_that_was_judged_again_is_a_change_too() {
+fn a_verdict_that_was_reappraised_is_a_change_too() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
@@ -480,11 +480,14 @@ fn revocations_are_listed_from_a_cursor_on_and_a_tenant_sees_none_of_another() {
         } else {
             String::new()
         };
-        let told = ask(token, &query).json();
-        let told = told["revocations"].as_array().unwrap();
-        assert_eq!(told.len(), 1);
-        assert_eq!((&told[0]["node"], told[0].get("pod")), (&"worker-1".into(), None));
-        assert!(told[0].get("rules").is_none(), "{told:?}");
+        let listed = ask(token, &query).json();
+        let listed = listed["revocations"].as_array().unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(
+            (&listed[0]["node"], listed[0].get("pod")),
+            (&"worker-1".into(), None)
+        );
+        assert!(listed[0].get("rules").is_none(), "{listed:?}");
     }
     let more = ask(OPERATOR, &format!("?since={cursor}")).json();
     assert_eq!(more["revocations"][0]["rules"], serde_json::json!(["V11"]));

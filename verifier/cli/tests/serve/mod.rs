@@ -19,11 +19,11 @@ mod watch;
 
 use cgpath_appraisal::State;
 use cgpath_testkit::{Actor, AttestationKey, KeyKind, pod, sha256, tpm};
-use site::{Client, Server, Site, busy, cgpath, fails, judged, ok};
+use site::{Client, Server, Site, appraised, busy, cgpath, fails, ok};
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
-fn an_honest_node_is_judged_and_its_verdict_can_be_read_in_every_form() {
+fn an_honest_node_is_appraised_and_its_verdict_can_be_read_in_every_form() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
@@ -126,9 +126,9 @@ fn what_does_not_prove_itself_is_refused_and_changes_nothing() {
         .submit("worker-1", &other.attest(&nonce).to_cbor())
         .unwrap();
     assert_eq!(answer.kind(), (403, "unknown-key".into()));
-    for (key, is_told) in [(&other.ak, true), (&node.ak, false)] {
+    for (key, is_shown) in [(&other.ak, true), (&node.ak, false)] {
         let text = answer.text();
-        assert_eq!(text.contains(&hex::encode(key.name())), is_told, "{text}");
+        assert_eq!(text.contains(&hex::encode(key.name())), is_shown, "{text}");
     }
     // Another key that shows the pinned one.
     let mut evidence = other.attest(&nonce);
@@ -342,7 +342,7 @@ fn a_policy_counts_as_it_was_enrolled_until_another_one_is_while_the_service_run
     let answer = round(&client).json();
     assert_eq!(answer["trusted"], true, "the store has what was enrolled");
     // A copy that somebody changed is not what was enrolled.
-    let (_, shown) = judged(&site.node(&["show", "worker-1"]));
+    let (_, shown) = appraised(&site.node(&["show", "worker-1"]));
     let copy = std::path::PathBuf::from(shown["policy"].as_str().unwrap());
     assert!(copy.starts_with(site.store()), "{}", copy.display());
     let mut text = std::fs::read(&copy).unwrap();
@@ -437,7 +437,7 @@ fn enrolment_says_what_is_wrong_and_shows_what_is_there() {
     ])))
     .unwrap();
     assert_eq!(added["ak"], key);
-    let (_, listed) = judged(&site.node(&["list"]));
+    let (_, listed) = appraised(&site.node(&["list"]));
     assert_eq!(listed[0]["name"], "worker-1");
     let text = String::from_utf8(
         cgpath(&[

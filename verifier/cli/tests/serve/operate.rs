@@ -3,7 +3,7 @@
 
 use super::back::{explain, round};
 use super::rounds;
-use super::site::{Client, Server, Site, busy, cgpath, fails, judged, ok};
+use super::site::{Client, Server, Site, appraised, busy, cgpath, fails, ok};
 use cgpath_testkit::{Actor, AttestationKey, KeyKind, pod, sha256};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Exit code and standing, which `list`, `show` and `explain` must agree about.
 fn standing(site: &Site) -> (i32, String) {
-    let (code, shown) = judged(&site.node(&["show", "worker-1"]));
-    let (listed_code, listed) = judged(&site.node(&["list"]));
+    let (code, shown) = appraised(&site.node(&["show", "worker-1"]));
+    let (listed_code, listed) = appraised(&site.node(&["list"]));
     assert_eq!(listed_code, code);
     let word = shown["standing"].as_str().unwrap().to_owned();
     assert_eq!(listed[0]["standing"], word);
@@ -53,7 +53,7 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     // The service says from when on a verdict is too old; a clock's second must pass.
     let (_server, client) = site.serve(&["--stale-after", "0"]);
     // One command alone is asked: between two the second can pass.
-    until("stale", || judged(&site.node(&["show", "worker-1"])).0 != 0);
+    until("stale", || appraised(&site.node(&["show", "worker-1"])).0 != 0);
     let stale = standing(&site);
     assert_eq!(stale.0, 1);
     until("refused", || {
@@ -130,7 +130,7 @@ fn an_untrusted_node_is_an_exit_code_wherever_it_is_looked_at() {
 }
 
 #[test]
-fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
+fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_reappraised() {
     let site = Site::new();
     let mut node = busy();
     // This machine reboots at once.
@@ -148,7 +148,7 @@ fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
     let revoke = |what: &str| site.node(&["accept", "worker-1", what, "--revoke"]);
     assert_eq!(fails(&revoke(&id))["kind"], "no-statement");
     let (code, accepted) =
-        judged(&site.node(&["accept", "worker-1", &id, "--reason", "for now", "--until", "1d"]));
+        appraised(&site.node(&["accept", "worker-1", &id, "--reason", "for now", "--until", "1d"]));
     assert_eq!((code, &accepted["trusted"]), (0, &true.into()));
     assert_eq!(standing(&site), (0, "trusted".into()));
     // What it was when the evidence came is not forgotten.
@@ -166,11 +166,11 @@ fn what_was_accepted_can_be_taken_back_and_pages_say_what_was_judged_again() {
     let mixed = site.node(&["accept", "worker-1", &id, "--revoke", "--reason", "x"]);
     assert_eq!(fails(&mixed)["kind"], "usage");
     let statement = accepted["statement"].as_str().unwrap();
-    let (code, revoked) = judged(&revoke(&statement[..20]));
+    let (code, revoked) = appraised(&revoke(&statement[..20]));
     assert_eq!((code, &revoked["trusted"]), (1, &false.into()));
     assert_eq!(standing(&site), (1, "untrusted".into()));
     assert_eq!(round(&client, &mut node)["accepted"], Value::Array(vec![]));
-    let (_, history) = judged(&site.node(&["history", "worker-1"]));
+    let (_, history) = appraised(&site.node(&["history", "worker-1"]));
     assert_eq!(history[0]["reason"], format!("revoke {statement}"));
     assert_eq!(fails(&revoke(&id))["kind"], "no-statement");
 }
@@ -224,8 +224,8 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
     assert_eq!(std::fs::read(&file).unwrap(), last.to_cbor());
 
     // Key, nonce and policy are those of the store; each may be another one.
-    let judge = |more: &[&str]| judged(&[&["verify", "--json"], &of_store[..], more].concat());
-    let (_, verdict) = judge(&[]);
+    let appraised = |more: &[&str]| appraised(&[&["verify", "--json"], &of_store[..], more].concat());
+    let (_, verdict) = appraised(&[]);
     let kept = client.get("/v1/nodes/worker-1/verdict").json();
     for field in ["node", "pods"] {
         let strip = |value: &Value| {
@@ -237,7 +237,7 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
         };
         assert_eq!(strip(&verdict), strip(&kept["verdict"]), "{field}");
     }
-    let (code, verdict) = judge(&["--nonce", "0011223344556677"]);
+    let (code, verdict) = appraised(&["--nonce", "0011223344556677"]);
     assert_eq!((code, &verdict["trusted"]), (1, &false.into()));
     let mut stricter = node.clone();
     stricter
@@ -245,7 +245,7 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
         .insert(pod(4), [(b"/bin/app".to_vec(), [sha256(b"other")].into())].into());
     std::fs::rename(site.path("policy-worker-1"), site.path("old")).unwrap();
     let policy = site.policy(&stricter, "worker-1");
-    let (code, verdict) = judge(&["--policy", policy.to_str().unwrap()]);
+    let (code, verdict) = appraised(&["--policy", policy.to_str().unwrap()]);
     assert_eq!((code, &verdict["pods"][3]["state"]), (1, &"untrusted".into()));
 
     for command in [
@@ -266,7 +266,7 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
 }
 
 #[test]
-fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
+fn a_store_that_is_moved_appraises_by_the_policies_that_it_took_along() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
@@ -288,7 +288,7 @@ fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
         "--store",
         moved.to_str().unwrap(),
     ];
-    let (code, shown) = judged(&shown);
+    let (code, shown) = appraised(&shown);
     assert_eq!((code, &shown["standing"]), (0, &"trusted".into()));
     // And it can be re-appraised without any file from elsewhere.
     let again = [
@@ -299,7 +299,7 @@ fn a_store_that_is_moved_judges_by_the_policies_that_it_took_along() {
         "--store",
         moved.to_str().unwrap(),
     ];
-    assert_eq!(judged(&again).1["rejudged"], 2);
+    assert_eq!(appraised(&again).1["rejudged"], 2);
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn a_clock_that_went_back_is_forgotten_by_a_signed_statement_alone_and_verdicts_
     assert_eq!(round(&client, &mut node)["trusted"], true);
     let history = client.get("/v1/nodes/worker-1/history").json();
     assert_eq!(history["verdicts"].as_array().unwrap().len(), 5);
-    let (_, notes) = judged(&site.node(&["history", "worker-1"]));
+    let (_, notes) = appraised(&site.node(&["history", "worker-1"]));
     assert_eq!(notes[0]["forgotten"], said);
 
     // The statement is signed by the key whose public half the store shows.

@@ -1,6 +1,6 @@
 //! Rounds that send what is new: taken, refused by name, put together again, re-appraised.
 
-use super::site::{Answer, Client, Site, busy, cgpath, judged, ok};
+use super::site::{Answer, Client, Site, appraised, busy, cgpath, ok};
 use cgpath_appraisal::Verdict;
 use cgpath_evidence::{Cursor, Evidence, EvidenceDelta};
 use cgpath_testkit::{Actor, Node, delta_after, pod, sha256, tpm};
@@ -90,7 +90,7 @@ fn rounds_send_what_is_new_and_the_store_has_the_whole_of_each() {
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     assert_eq!(report["rejudged"], 72, "{report}");
     assert_eq!(report["trusted"], false);
-    let (_, shown) = judged(&site.node(&["show", "worker-1"]));
+    let (_, shown) = appraised(&site.node(&["show", "worker-1"]));
     assert_eq!(
         shown["last"]["verdict"]["pods"][3]["state"], "untrusted",
         "{shown}"

@@ -38,7 +38,7 @@ pub fn ok<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> String {
 
 /// The same, which says something of nodes: its exit code, 0 where all is well and 1 where something is not,
 /// and its JSON.
-pub fn judged<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (i32, Value) {
+pub fn appraised<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (i32, Value) {
     let output = cgpath(args);
     let code = output.status.code().unwrap();
     assert!(

@@ -1,7 +1,7 @@
 //! The operations that the thesis' command line and REST interface have: our counterpart of each, one test
 //! for each row of `docs/thesis.md`.
 
-use super::site::{Client, Server, Site, busy, fails, judged, ok};
+use super::site::{Client, Server, Site, appraised, busy, fails, ok};
 use cgpath_testkit::{Actor, Node, pod, sha256};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Fixture {
 
     /// `cgpath node` with these words, which must work.
     fn node_command(&self, words: &[&str]) -> Value {
-        judged(&self.site.node(words)).1
+        appraised(&self.site.node(words)).1
     }
 
     /// Changes the policy file, then gives it to the node; gives what the last verdict says then.

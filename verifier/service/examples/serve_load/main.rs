@@ -150,7 +150,7 @@ async fn run(program: &Path, dir: &Path, load: Load) -> Result<serde_json::Value
         latencies.get(((latencies.len() as f64 * part) as usize).min(latencies.len().saturating_sub(1)))
     };
     let behind = done.iter().map(|round| round.started).fold(0.0, f64::max);
-    let (appraisal, bound) = judge(bare, load)?;
+    let (appraisal, bound) = appraise_sample(bare, load)?;
     let cpu = |usage: Usage| usage.user + usage.system;
     Ok(serde_json::json!({
         "rounds": done.len(), "late": late, "failed": failures.len(), "wall": wall,
@@ -282,7 +282,7 @@ type Sampled = (String, Bare, Vec<(Vec<u8>, Bytes)>);
 
 /// Processor seconds of all rounds, as of the sample's: decoded and judged with no store and no network; and
 /// no more than the two signatures and the hash chains of each.
-fn judge(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
+fn appraise_sample(sample: Vec<Sampled>, load: Load) -> Result<(f64, f64), Error> {
     let (mut appraisal, mut bound, mut count) = (0.0, 0.0, 0u64);
     for (n, (name, mut node, rounds)) in (0..load.nodes).step_by(SAMPLE as usize).zip(sample) {
         for (nonce, bytes) in rounds {

@@ -82,13 +82,13 @@ impl Metrics {
             self.node_age.get_or_create(&label).set(count(age));
         }
         let Some(verdict) = verdict else { return };
-        let judged = &verdict.node;
+        let appraised = &verdict.node;
         for (family, value) in [
-            (&self.node_trusted, i64::from(judged.state == State::Trusted)),
-            (&self.node_entries, count(judged.entries)),
-            (&self.node_records, count(judged.records)),
-            (&self.node_lost, count(judged.lost)),
-            (&self.node_unattributed, count(judged.unattributed)),
+            (&self.node_trusted, i64::from(appraised.state == State::Trusted)),
+            (&self.node_entries, count(appraised.entries)),
+            (&self.node_records, count(appraised.records)),
+            (&self.node_lost, count(appraised.lost)),
+            (&self.node_unattributed, count(appraised.unattributed)),
         ] {
             family.get_or_create(&label).set(value);
         }

@@ -16,7 +16,7 @@ use crate::api::answers::Refused;
 use crate::api::readers::{ReaderId, Readers};
 use crate::challenges::Challenges;
 use crate::clock::now;
-use crate::ingest::{Judge, Refusal};
+use crate::ingest::{Appraiser, Refusal};
 use crate::listener::counts::Counts;
 use crate::listener::{Connection, Peer, Peers, Shown};
 use crate::nonce::Nonces;
@@ -30,7 +30,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use bytes::BytesMut;
 use cgpath_appraisal::ear;
-use cgpath_appraisal::text::{quoted, told};
+use cgpath_appraisal::text::{library_message, quoted};
 use cgpath_evidence::Head;
 use http_body_util::BodyExt;
 use p256::ecdsa::SigningKey;
@@ -48,9 +48,9 @@ const UPLOADS: usize = 16;
 /// The unit in which that is counted.
 const UPLOAD_UNIT: usize = 4096;
 /// Appraisals at one time, of evidence that proved itself.
-const JUDGED: u32 = 16;
+const APPRAISALS: u32 = 16;
 /// Of these, how many the longest evidence counts for: what is decoded takes a multiple of its length.
-const JUDGED_LONGEST: u32 = 4;
+const APPRAISALS_LONGEST: u32 = 4;
 /// Uploads at one time from one peer: it takes several to keep the others waiting.
 const UPLOADS_PER_PEER: usize = 4;
 /// How long an upload waits for memory.
@@ -89,7 +89,7 @@ pub struct App {
     /// Makes and knows nonces.
     pub nonces: Nonces,
     /// Appraises evidence and keeps the result.
-    pub judge: Arc<Judge>,
+    pub appraiser: Arc<Appraiser>,
     /// Signs verdicts.
     pub verdict_key: SigningKey,
     /// See there.
@@ -102,7 +102,7 @@ pub struct App {
     pub(crate) streams: Arc<Counts<ReaderId>>,
     /// In [`UPLOAD_UNIT`]s.
     uploads: Arc<Semaphore>,
-    judging: Semaphore,
+    appraising: Semaphore,
     uploading: Peers,
     refusals: Mutex<HashMap<String, Refused>>,
     /// Names of nodes, each time that a verdict about one was kept.
@@ -287,7 +287,7 @@ impl App {
     pub fn new(
         store: Arc<Store>,
         nonces: Nonces,
-        judge: Arc<Judge>,
+        appraiser: Arc<Appraiser>,
         verdict_key: SigningKey,
         settings: Settings,
         access: Access,
@@ -295,14 +295,14 @@ impl App {
         App {
             store,
             nonces,
-            judge,
+            appraiser,
             verdict_key,
             challenges: Challenges::default(),
             streams: Counts::new(crate::api::stream::each(access.readers.len())),
             uploads: Arc::new(Semaphore::new(
                 settings.max_evidence.div_ceil(UPLOAD_UNIT) * UPLOADS,
             )),
-            judging: Semaphore::new(JUDGED as usize),
+            appraising: Semaphore::new(APPRAISALS as usize),
             uploading: Peers::new(UPLOADS_PER_PEER),
             refusals: Mutex::new(HashMap::new()),
             kept: broadcast::Sender::new(KEPT),
@@ -473,7 +473,7 @@ async fn nonce(
         Ok(Json(NonceAnswer {
             nonce: hex::encode(nonce),
             expires,
-            position: app.judge.cursor(&node)?,
+            position: app.appraiser.cursor(&node)?,
         }))
     })
     .await?
@@ -501,7 +501,7 @@ async fn at_gate(app: &Arc<App>, node: &str, bytes: &[u8], is_all: bool) -> Gate
         Ok(head) => head,
     };
     let (app, node) = (Arc::clone(app), node.to_owned());
-    let admitted = blocking(move || app.judge.admit(&app.nonces, &node, &head, now())).await;
+    let admitted = blocking(move || app.appraiser.admit(&app.nonces, &node, &head, now())).await;
     match admitted.and_then(|admitted| admitted.map_err(ApiError::from)) {
         Ok(()) => Gate::Open,
         Err(error) => Gate::Refused(error),
@@ -541,7 +541,7 @@ async fn receive(
                 ApiError::new(
                     StatusCode::BAD_REQUEST,
                     "incomplete",
-                    format!("the body could not be read: {}", told(&error)),
+                    format!("the body could not be read: {}", library_message(&error)),
                 )
             })?;
             let Ok(data) = frame.into_data() else { continue };
@@ -598,10 +598,10 @@ async fn receive(
 
 /// Permits to judge that evidence of this length takes.
 fn permits(len: usize, longest: usize) -> u32 {
-    let share = (len.min(longest) as u64 * u64::from(JUDGED_LONGEST)).div_ceil(longest.max(1) as u64);
+    let share = (len.min(longest) as u64 * u64::from(APPRAISALS_LONGEST)).div_ceil(longest.max(1) as u64);
     u32::try_from(share)
-        .unwrap_or(JUDGED_LONGEST)
-        .clamp(1, JUDGED_LONGEST)
+        .unwrap_or(APPRAISALS_LONGEST)
+        .clamp(1, APPRAISALS_LONGEST)
 }
 
 async fn evidence(
@@ -626,16 +626,16 @@ async fn evidence(
         // All of it is here, and it is the node's: from now on it does not give way to others.
         let _answering = connection.answering();
         // Held until the verdict is kept: two answers of one node are judged one after the other.
-        let judge = Arc::clone(&app.judge);
-        let gate = judge.gate(&node);
+        let appraiser = Arc::clone(&app.appraiser);
+        let gate = appraiser.gate(&node);
         let _gate = gate.lock().await;
         // Behind both: strangers hold none, nor do answers that wait for their turn.
         let permits = permits(bytes.len(), app.settings.max_evidence);
-        let Ok(_turn) = app.judging.acquire_many(permits).await else {
+        let Ok(_turn) = app.appraising.acquire_many(permits).await else {
             return Err(busy("the service ends"));
         };
         let (app, node) = (Arc::clone(&app), node.clone());
-        blocking(move || app.judge.submit(&app.nonces, &node, &bytes, now()))
+        blocking(move || app.appraiser.submit(&app.nonces, &node, &bytes, now()))
             .await?
             .map_err(ApiError::from)
     }

@@ -22,7 +22,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use cgpath_appraisal::Verdict;
 use cgpath_appraisal::ear::{self, Scope};
-use cgpath_appraisal::text::{quoted, told};
+use cgpath_appraisal::text::{library_message, quoted};
 use cgpath_appraisal::{MAX_NONCE_LEN, MIN_NONCE_LEN};
 use cgpath_evidence::PodUid;
 use serde::{Deserialize, Serialize};
@@ -271,7 +271,7 @@ struct HistoryQuery {
 
 /// A query that is none.
 pub(crate) fn bad_query(error: &impl core::fmt::Display, hint: &'static str) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "query", told(error)).hint(hint)
+    ApiError::new(StatusCode::BAD_REQUEST, "query", library_message(error)).hint(hint)
 }
 
 /// How many are wanted; `most` where nothing is said.
@@ -347,7 +347,7 @@ fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
             let age = last.as_ref().map(|v| now.saturating_sub(v.time));
             Ok(NodeSummary {
                 refused: app.refusals_of(&node.name),
-                policy_usable: app.judge.has_policy(&node),
+                policy_usable: app.appraiser.has_policy(&node),
                 name: node.name,
                 ak: node.ak_name,
                 policy_digest: node.policy_digest,

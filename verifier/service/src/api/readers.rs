@@ -5,7 +5,7 @@
 //! requests (see `read`).
 
 use cgpath_appraisal::PodVerdict;
-use cgpath_appraisal::text::told;
+use cgpath_appraisal::text::library_message;
 use cgpath_evidence::PodUid;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -28,7 +28,7 @@ pub enum ReadersError {
         source: std::io::Error,
     },
     /// It is no list of readers.
-    #[error("readers {path}: {}", told(.source))]
+    #[error("readers {path}: {}", library_message(.source))]
     Syntax {
         /// The file.
         path: String,
@@ -222,9 +222,10 @@ mod tests {
             namespaces: ["shop".to_owned()].into(),
             pods: BTreeSet::new(),
         };
-        let pod = |name: Option<&str>, told: Option<&str>| -> PodVerdict {
+        let pod = |name: Option<&str>, stated: Option<&str>| -> PodVerdict {
             serde_json::from_value(serde_json::json!({
-                "uid": "11111111-0000-4000-8000-000000000001", "name": name, "told": told, "state": "trusted",
+                "uid": "11111111-0000-4000-8000-000000000001", "name": name, "told": stated,
+                "state": "trusted",
                 "entries": 0, "executions": 0, "suspect": 0, "provenance": "observed", "learned": false,
                 "files": [],
                 "findings": [],
@@ -232,14 +233,14 @@ mod tests {
             .unwrap()
         };
         assert!(scope.holds(&pod(Some("shop/web"), None)));
-        for (name, told) in [
+        for (name, stated) in [
             (None, Some("shop/web")),
             (Some("bank/web"), Some("shop/web")),
             (Some("shopping/web"), None),
             (Some("shop"), None),
             (None, None),
         ] {
-            assert!(!scope.holds(&pod(name, told)), "{name:?} {told:?}");
+            assert!(!scope.holds(&pod(name, stated)), "{name:?} {stated:?}");
         }
     }
 

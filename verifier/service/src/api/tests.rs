@@ -44,7 +44,7 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
     setup::init(&dir, &setup::names(&[]), time::OffsetDateTime::now_utc()).unwrap();
     let store = Arc::new(Store::open(&dir).unwrap());
     store.add_node(&store::Node::of_tests("n1"), false).unwrap();
-    let judge = Arc::new(Judge::new(
+    let appraiser = Arc::new(Appraiser::new(
         Arc::clone(&store),
         store::Limits {
             verdicts: 1,
@@ -64,15 +64,15 @@ fn app_for(dir: &std::path::Path, readers: Readers) -> Arc<App> {
     };
     let key = setup::verdict_key(&dir).unwrap();
     let nonces = nonce::Nonces::new([0; nonce::KEY_LEN], 60);
-    Arc::new(App::new(store, nonces, judge, key, settings, access))
+    Arc::new(App::new(store, nonces, appraiser, key, settings, access))
 }
 
 #[tokio::test]
-async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_judged() {
+async fn who_does_not_prove_himself_is_refused_without_a_permit_to_be_appraised() {
     let dir = tempfile::tempdir().unwrap();
     let app = app(dir.path());
     // Others are judged, and do not end: a request that needed a permit would wait for ever.
-    let _all = app.judging.acquire_many(JUDGED).await.unwrap();
+    let _all = app.appraising.acquire_many(APPRAISALS).await.unwrap();
     let mut evidence = cgpath_evidence::Evidence {
         version: 1,
         tier: cgpath_evidence::Tier::Bpf,
@@ -368,7 +368,7 @@ async fn a_result_ends_names_its_audience_and_says_of_a_stale_or_stopped_node_th
 }
 
 #[tokio::test]
-async fn a_reader_with_a_scope_is_told_nothing_of_the_nodes_own_rules() {
+async fn a_reader_with_a_scope_is_sent_nothing_of_the_nodes_own_rules() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("readers.yaml");
     let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest("red token"));

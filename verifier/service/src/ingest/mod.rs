@@ -103,7 +103,7 @@ pub struct Kept {
 }
 
 /// Appraises and keeps.
-pub struct Judge {
+pub struct Appraiser {
     store: Arc<Store>,
     policies: Policies,
     limits: Limits,
@@ -203,10 +203,10 @@ struct Outcome<'a> {
     follower: Option<Follower>,
 }
 
-impl Judge {
+impl Appraiser {
     /// Judges by what `store` says of nodes, and keeps within `limits`.
-    pub fn new(store: Arc<Store>, limits: Limits) -> Judge {
-        Judge {
+    pub fn new(store: Arc<Store>, limits: Limits) -> Appraiser {
+        Appraiser {
             store,
             policies: Policies::default(),
             limits,
@@ -223,8 +223,8 @@ impl Judge {
     }
 
     /// Holds at most so many bytes of memory to follow nodes.
-    pub fn with_memory(self, bytes: usize) -> Judge {
-        Judge {
+    pub fn with_memory(self, bytes: usize) -> Appraiser {
+        Appraiser {
             followers: Followers::new(bytes),
             ..self
         }

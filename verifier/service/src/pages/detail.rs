@@ -71,7 +71,7 @@ pub(crate) fn node(now: &Now<'_>, past: &[Scoped], as_of: u64) -> String {
         small_chip(&mut page, verdict.state);
         if let Some(first) = &verdict.first {
             page.raw("<br>");
-            judged_again(
+            reappraised(
                 &mut page,
                 Some(first.node.state).filter(|was| *was != verdict.state),
             );
@@ -90,7 +90,7 @@ pub(crate) fn node(now: &Now<'_>, past: &[Scoped], as_of: u64) -> String {
             .filter_map(|pod| Some((pod, changed(verdict, pod)?)))
         {
             page.text(called(pod)).raw(" ");
-            judged_again(&mut page, Some(was));
+            reappraised(&mut page, Some(was));
             page.raw(" ");
         }
         page.number(verdict.pods.len() as u64 - shown)
@@ -185,7 +185,7 @@ pub(crate) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
         small_chip(&mut page, was.state);
         if let Some(state) = changed(verdict, was) {
             page.raw("<br>");
-            judged_again(&mut page, Some(state));
+            reappraised(&mut page, Some(state));
         }
         page.raw("</td><td class=\"n\">")
             .number(was.entries)
@@ -204,7 +204,7 @@ fn changed(verdict: &Scoped, pod: &PodVerdict) -> Option<State> {
 }
 
 /// Says of a verdict that it was re-appraised, and what it was when its evidence came if that is another.
-fn judged_again(page: &mut Html, was: Option<State>) {
+fn reappraised(page: &mut Html, was: Option<State>) {
     page.raw("<span class=\"small soft\">re-appraised");
     if let Some(was) = was {
         page.raw("; was ");

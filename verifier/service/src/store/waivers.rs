@@ -36,7 +36,7 @@ pub struct Past {
 
 /// A verdict that was made again by a re-appraisal.
 #[derive(Debug)]
-pub struct Rejudged {
+pub struct Reappraised {
     /// Its id.
     pub id: i64,
     /// Whether the node and all pods are trusted now.
@@ -65,7 +65,7 @@ pub enum Change<'a> {
 
 /// One line of the record of re-appraisals.
 #[derive(Debug, Clone, Serialize)]
-pub struct RejudgedNote {
+pub struct ReappraisalNote {
     /// The verdict.
     pub verdict: i64,
     /// When, in unix seconds.
@@ -185,7 +185,7 @@ impl Store {
         name: &str,
         version: i64,
         change: &Change<'_>,
-        rejudged: &[Rejudged],
+        reappraised: &[Reappraised],
         changes: &[StateChange],
         state: Option<(&[u8], &str)>,
         reason: &str,
@@ -253,7 +253,7 @@ impl Store {
                 params![name, state, base],
             )?;
         }
-        for again in rejudged {
+        for again in reappraised {
             transaction.execute(
                 "INSERT INTO rejudged
                  (verdict_id, time, reason, old_policy, old_trusted, old_verdict, new_policy, new_trusted)
@@ -273,14 +273,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn rejudged(&self, node: &str, limit: u32) -> Result<Vec<RejudgedNote>, StoreError> {
+    pub fn reappraisals(&self, node: &str, limit: u32) -> Result<Vec<ReappraisalNote>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict FROM rejudged r
              JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC LIMIT ?2",
         )?;
         let rows = statement.query_map(params![node, limit], |row| {
-            Ok(RejudgedNote {
+            Ok(ReappraisalNote {
                 verdict: row.get(0)?,
                 time: unsigned(row.get(1)?),
                 reason: row.get(2)?,

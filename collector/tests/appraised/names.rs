@@ -73,26 +73,26 @@ fn sandbox(uid: PodUid, namespace: &str, app: &str) -> Sandbox {
     }
 }
 
-type Told = Arc<Mutex<Vec<u8>>>;
+type Said = Arc<Mutex<Vec<u8>>>;
 
-fn tell(told: &Told, items: Vec<Sandbox>) {
-    *told.lock().unwrap() = Answer { items }.encode_to_vec();
+fn tell(said: &Said, items: Vec<Sandbox>) {
+    *said.lock().unwrap() = Answer { items }.encode_to_vec();
 }
 
 /// A runtime that answers `ListPodSandbox` with these bytes.
-fn runtime(socket: &Path, told: Told) {
+fn runtime(socket: &Path, said: Said) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let told = Arc::clone(&told);
+            let said = Arc::clone(&said);
             tokio::spawn(async move {
                 let Ok(mut connection) = h2::server::handshake(stream).await else {
                     return;
                 };
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     assert_eq!(request.uri().path(), "/runtime.v1.RuntimeService/ListPodSandbox");
-                    let message = told.lock().unwrap().clone();
+                    let message = said.lock().unwrap().clone();
                     let mut body = vec![0];
                     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
                     body.extend(message);
@@ -165,16 +165,16 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         whole,
     ];
     let config = config(dir.path(), sinks);
-    let told = Told::default();
+    let said = Said::default();
     tell(
-        &told,
+        &said,
         vec![
             sandbox(pod(1), "shop", "till"),
             sandbox(pod(2), "shop", "book"),
             sandbox(pod(3), "bank", "till"),
         ],
     );
-    runtime(config.runtimes.cri_socket().unwrap(), Arc::clone(&told));
+    runtime(config.runtimes.cri_socket().unwrap(), Arc::clone(&said));
     let names = Names::default();
     let (_stop, stopped) = watch::channel(false);
     tokio::spawn(ask(
@@ -211,7 +211,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
     }
 
     // Pod 3 calls itself something else from now on, and so does its namespace.
-    tell(&told, vec![sandbox(pod(3), "shop", "book")]);
+    tell(&said, vec![sandbox(pod(3), "shop", "book")]);
     come(|| names.of(pod(3)).unwrap().namespace == "shop").await;
     // Rounds that wait, and one that is being made, may still go by the old names; none after them does.
     let old: Vec<u64> = sinks.status().iter().map(|s| s.delivered + s.waiting).collect();
@@ -226,16 +226,16 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
         .iter()
         .map(|arrived| {
             let mut evidence = Evidence::from_cbor(&arrived.payload).unwrap();
-            let mut judged = engine.verdict(&evidence, &arrived.nonce());
-            assert!(judged.trusted, "{judged}");
-            let told = judged.pods[2].told.take().unwrap();
+            let mut appraised = engine.verdict(&evidence, &arrived.nonce());
+            assert!(appraised.trusted, "{appraised}");
+            let said = appraised.pods[2].told.take().unwrap();
             evidence.pods.clear();
-            let mut untold = engine.verdict(&evidence, &arrived.nonce());
-            for pod in untold.pods.iter_mut().chain(&mut judged.pods) {
+            let mut unnamed = engine.verdict(&evidence, &arrived.nonce());
+            for pod in unnamed.pods.iter_mut().chain(&mut appraised.pods) {
                 pod.told = None;
             }
-            assert_eq!(judged, untold);
-            told
+            assert_eq!(appraised, unnamed);
+            said
         })
         .collect();
     assert_eq!(spaces, ["bank/pod-3", "shop/pod-3"].map(String::from).into());
@@ -278,9 +278,9 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
     std::fs::remove_file(&socket).unwrap();
     error("No such file").await;
 
-    let told = Told::default();
-    tell(&told, vec![sandbox(pod(1), "shop", "till")]);
-    runtime(&socket, Arc::clone(&told));
+    let said = Said::default();
+    tell(&said, vec![sandbox(pod(1), "shop", "till")]);
+    runtime(&socket, Arc::clone(&said));
     until(&sinks, |all| all[1].delivered > 0).await;
     for (bytes, why) in [
         (
@@ -300,7 +300,7 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
         (vec![0x0a; 5 << 20], "OutOfRange"),
         (vec![0x0a, 3, 0x12, 9, 9], "pod 0 of the answer"),
     ] {
-        *told.lock().unwrap() = bytes;
+        *said.lock().unwrap() = bytes;
         error(why).await;
         assert!(names.of(pod(1)).is_some(), "what was told before stands");
     }

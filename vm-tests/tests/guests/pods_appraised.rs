@@ -19,11 +19,11 @@ fn five_pods(stock: Stock) {
         restored: stock == Stock::V6_1,
         domain: None,
     };
-    judged(&options);
+    appraised(&options);
 }
 
 /// That the demo is as it must be, stage by stage.
-pub(crate) fn judged(options: &DemoOptions) {
+pub(crate) fn appraised(options: &DemoOptions) {
     let outcome = demo::run(options).unwrap();
     println!(
         "{}TIME five pods on {}: {:.1} s",
@@ -48,11 +48,11 @@ pub(crate) fn judged(options: &DemoOptions) {
 }
 
 #[test]
-fn five_pods_are_judged_by_name_on_6_12() {
+fn five_pods_are_appraised_by_name_on_6_12() {
     five_pods(Stock::V6_12);
 }
 
 #[test]
-fn five_pods_are_judged_by_name_on_6_1() {
+fn five_pods_are_appraised_by_name_on_6_1() {
     five_pods(Stock::V6_1);
 }
