@@ -161,7 +161,7 @@ struct Says {
 
 type Said = Arc<Mutex<Says>>;
 
-fn tell(said: &Said, items: Vec<Sandbox>) {
+fn lists(said: &Said, items: Vec<Sandbox>) {
     said.lock().unwrap().sandboxes = Answer { items }.encode_to_vec();
 }
 
@@ -283,7 +283,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
     ];
     let config = config(dir.path(), sinks);
     let said = Said::default();
-    tell(
+    lists(
         &said,
         vec![
             sandbox(pod(1), "shop", "till"),
@@ -329,7 +329,7 @@ async fn a_runtime_that_lies_of_a_label_moves_a_pod_to_another_sink_and_changes_
     }
 
     // Pod 3 calls itself something else from now on, and so does its namespace.
-    tell(&said, vec![sandbox(pod(3), "shop", "book")]);
+    lists(&said, vec![sandbox(pod(3), "shop", "book")]);
     come(|| names.of(pod(3)).unwrap().namespace == "shop").await;
     // Rounds that wait, and one that is being made, may still go by the old names; none after them does.
     let old: Vec<u64> = sinks.status().iter().map(|s| s.delivered + s.waiting).collect();
@@ -403,7 +403,7 @@ async fn a_runtime_that_is_silent_talks_too_much_or_is_gone_holds_up_no_round_an
     error("No such file").await;
 
     let said = Said::default();
-    tell(&said, vec![sandbox(pod(1), "shop", "till")]);
+    lists(&said, vec![sandbox(pod(1), "shop", "till")]);
     runtime(&socket, Arc::clone(&said));
     until(&sinks, |all| all[1].delivered > 0).await;
     for (bytes, why) in [
@@ -459,7 +459,7 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     // Somebody wrote an annotation that is longer than anything that is read.
     let mut annotated = of(9, "d9");
     annotated.annotations = [("a".to_owned(), "b".repeat(600_000))].into();
-    tell(&said, vec![annotated.clone(), of(1, "d1")]);
+    lists(&said, vec![annotated.clone(), of(1, "d1")]);
     let containers = vec![container("c1", "d1", "hangs"), container("c2", "d1", "web")];
     let index = format!("registry.example/shop/web@sha256:{}", "01".repeat(32));
     {
@@ -475,11 +475,11 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     let every = Duration::from_secs(100_000);
     tokio::spawn(ask(socket, every, names.clone(), line.clone(), stopped));
 
-    let said = heard(&mut end, &[1]).await;
+    let stated = heard(&mut end, &[1]).await;
     let config = format!("sha256:{}", "0c".repeat(32));
-    let references: HashMap<&str, &[String]> = said
+    let references: HashMap<&str, &[String]> = stated
         .iter()
-        .filter_map(|stated| match &stated.named {
+        .filter_map(|one| match &one.named {
             Named::Container(container) => Some((container.name.as_str(), &container.references[..])),
             Named::Pod(_) => None,
         })
@@ -487,19 +487,16 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     assert_eq!(references["hangs"], [config.clone()]);
     assert_eq!(references["web"], [config, index]);
     assert_eq!((references[""].len(), references.len()), (0, 3));
-    assert!(
-        said.iter()
-            .all(|stated| stated.boot_ns > 0 && stated.uid == pod(1))
-    );
+    assert!(stated.iter().all(|one| one.boot_ns > 0 && one.uid == pod(1)));
     let status = names.status().unwrap();
     assert!(status.error.unwrap().contains("pod 0 of the answer"));
 
     // The kernel shows a directory that has no name.
-    tell(&said, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);
+    lists(&said, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);
     line.wants(Unnamed { seen: 1, left: 1 });
     heard(&mut end, &[1, 2]).await;
     // It has none yet, and is asked for until it has.
-    tell(&said, vec![of(1, "d1"), of(2, "d2"), of(3, "d3")]);
+    lists(&said, vec![of(1, "d1"), of(2, "d2"), of(3, "d3")]);
     heard(&mut end, &[1, 2, 3]).await;
     come(|| names.status().unwrap().error.is_none()).await;
 }

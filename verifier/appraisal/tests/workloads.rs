@@ -65,7 +65,7 @@ impl Case {
     fn round(&mut self) -> Verdict {
         let nonce = self.nonce();
         let evidence = self.node.attest(&nonce);
-        self.appraise(&evidence, &nonce)
+        self.appraised(&evidence, &nonce)
     }
 
     fn appraised(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
@@ -389,7 +389,7 @@ fn names_that_come_60_seconds_late_change_nothing_but_when_it_is_known() {
         let nonce = case.nonce();
         let evidence = case.node.attest(&nonce);
         let first = appraise(&evidence, &case.node.policy(), &case.node.context(&nonce, None)).unwrap();
-        let followed = case.appraise(&evidence, &nonce);
+        let followed = case.appraised(&evidence, &nonce);
         assert_eq!(first.pods, followed.pods);
     }
 }
@@ -587,7 +587,7 @@ fn a_name_that_is_dropped_or_changed_after_it_was_sealed_is_noticed() {
             0 => drop(records.remove(at)),
             _ => records[at].name = records[at + 1].name.clone(),
         }
-        let verdict = case.appraise(&evidence, &nonce);
+        let verdict = case.appraised(&evidence, &nonce);
         node_fails(&verdict, "partitions root");
     }
 }
@@ -609,7 +609,7 @@ fn what_is_not_sealed_yet_is_appraised_by_its_container_too() {
         case.node.measure(&web, path, &digest);
         let quote = case.node.quote(&nonce);
         let evidence = case.node.evidence(quote);
-        let verdict = case.appraise(&evidence, &nonce);
+        let verdict = case.appraised(&evidence, &nonce);
         assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
         assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
     }
