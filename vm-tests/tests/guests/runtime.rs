@@ -14,7 +14,7 @@ use vm_tests::{PATIENCE, Stock, Vm};
 
 const SIGKILL: i32 = 9;
 
-/// Pods of a second, which are removed at once.
+/// Removed as soon as they are named.
 const SHORT: [(&str, &str); 3] = [
     ("job-0", "88888888-0000-4000-8000-000000000000"),
     ("job-1", "88888888-0000-4000-8000-000000000001"),
@@ -188,11 +188,17 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     };
     assert_eq!(seen(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
 
-    // Pods of a second are named while they last, and nobody is named anew by a collector that follows one
-    // that was killed.
+    // Pods that are removed as soon as they are named keep their names, and nobody is named anew by a collector
+    // that follows one that was killed.
+    let named = |pods: u64| {
+        until(&node.vm, |status| {
+            status["runtime"]["pods"] == pods && status["runtime"]["unnamed"] == 0
+        })
+    };
     for pod in SHORT {
-        let job = run(pod, "job", &["/bin/busybox", "sleep", "1"]);
-        std::thread::sleep(Duration::from_secs(1));
+        let job = run(pod, "job", &["/app/idle"]);
+        // Who is removed stays known.
+        named(all.len() as u64 + 1);
         pods.remove(&job).unwrap();
         all.push(job);
     }
@@ -201,9 +207,7 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     assert!(collector.wait(PATIENCE).unwrap().is_some());
     all.push(run(MEANWHILE, "main", &["/app/idle"]));
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
-    until(&node.vm, |status| {
-        status["runtime"]["pods"] == 3 && status["runtime"]["unnamed"] == 0
-    });
+    named(3);
     let round = node.fresh().unwrap();
     are_named(&round.evidence().unwrap(), &all);
     assert_eq!(round.broken(), Vec::<String>::new());
