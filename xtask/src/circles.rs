@@ -136,12 +136,17 @@ fn is_below(path: &[String], module: &str) -> bool {
     path.first().is_some_and(|first| first == module)
 }
 
+/// A file of tests alone; a folder that holds no others is no folder of its own.
+fn is_test(file: &str) -> bool {
+    file.contains("/tests/") || file.ends_with("/tests.rs")
+}
+
 fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Source> {
     let root = format!("{name}/src/");
     let files = texts
         .keys()
         .filter(|file| file.starts_with(&root) && file.ends_with(".rs"))
-        .filter(|file| !file.contains("/tests/") && !file.ends_with("/tests.rs"));
+        .filter(|file| !is_test(file));
     let mut sources: BTreeMap<Module, Source> = BTreeMap::new();
     for file in files {
         let stem = file[root.len()..].trim_end_matches(".rs");
@@ -150,7 +155,8 @@ fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Sou
             module.pop();
         }
         let own = format!("{root}{}/", module.join("/"));
-        let has_own = !module.is_empty() && texts.keys().any(|other| other.starts_with(&own));
+        let mut below = texts.keys().filter(|other| other.starts_with(&own));
+        let has_own = !module.is_empty() && below.any(|other| !is_test(other));
         let parent = file.rsplit_once('/').map_or("", |(parent, _)| parent);
         let folder = if has_own {
             own.trim_end_matches('/')

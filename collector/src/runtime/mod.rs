@@ -240,7 +240,7 @@ impl Asker {
     async fn question(&mut self) -> Result<(Words, bool), String> {
         let lists = async {
             let mut client = cri::Client::connect(&self.socket).await?;
-            // In this order: whoever has a container in the second list is in the first, unless it is new,
+            // In this order: a pod that has a container in the second list is in the first, unless it is new,
             // and then it is asked for again; the other way round one that goes meanwhile would not be known.
             let sandboxes = client.sandboxes().await?;
             let containers = client.containers().await?;

@@ -207,7 +207,7 @@ fn runtime(socket: &Path, said: Said) {
                             .header("content-type", "application/grpc")
                             .body(())
                             .unwrap();
-                        // Whoever asked may have gone.
+                        // The one that asked may have gone.
                         let Ok(mut stream) = respond.send_response(head, false) else {
                             return;
                         };
@@ -484,7 +484,7 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
             Named::Pod(_) => None,
         })
         .collect();
-    assert_eq!(references["hangs"], [config.clone()]);
+    assert_eq!(references["hangs"], std::slice::from_ref(&config));
     assert_eq!(references["web"], [config, index]);
     assert_eq!((references[""].len(), references.len()), (0, 3));
     assert!(stated.iter().all(|one| one.boot_ns > 0 && one.uid == pod(1)));

@@ -355,8 +355,8 @@ impl NodePolicy {
         let policy: NodePolicy = from_yaml(file, yaml)?;
         // Which keys there must be depends on one of them: what is wrong then has its place, too.
         match policy.version {
-            1 => drop(from_yaml::<OfVersion1>(file, yaml)?),
-            _ => drop(from_yaml::<OfVersion2>(file, yaml)?),
+            1 => from_yaml::<OfVersion1>(file, yaml).map(|_| ())?,
+            _ => from_yaml::<OfVersion2>(file, yaml).map(|_| ())?,
         }
         Ok(policy)
     }

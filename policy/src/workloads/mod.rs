@@ -31,6 +31,10 @@ pub const ANY_CONTAINER: &str = "*";
 
 /// The pods that may be there, on every node whose policy names this file.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "the unit is a key that is refused by its own words"
+)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[schemars(title = "ima-cgpath workloads", extend("$id" = "urn:ima-cgpath:schema:workloads:2"))]
 pub struct WorkloadsFile {

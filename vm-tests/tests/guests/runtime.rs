@@ -188,8 +188,8 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     };
     assert_eq!(seen(&node.fresh().unwrap()), ["demo/till", "demo/book"]);
 
-    // Pods that are removed as soon as they are named keep their names, and nobody is named anew by a collector
-    // that follows one that was killed.
+    // Pods that are removed as soon as they are named keep their names, and nobody is named anew by a
+    // collector that follows one that was killed.
     let named = |pods: u64| {
         until(&node.vm, |status| {
             status["runtime"]["pods"] == pods && status["runtime"]["unnamed"] == 0
