@@ -4,14 +4,14 @@
 //! files that a policy names. Whatever is absent is an error here or a failure in the verifier, never a
 //! skipped check; a key that switches a rule off starts with `dangerous-` and [`Policy::dangerous_keys`]
 //! lists it.
-//! Not here: what an entry or a record is (see `cgpath-evidence`), what follows from a judgement (see
+//! Not here: what an entry or a record is (see `cgpath-evidence`), what follows from a match (see
 //! `cgpath-appraisal`).
 //!
 //! # What a pod may have at a path
 //!
 //! ```
 //! use cgpath_evidence::{Digest, PodUid};
-//! use cgpath_policy::{Judgement, Name, Policy};
+//! use cgpath_policy::{ContentMatch, Name, Policy};
 //!
 //! let folder = std::path::Path::new("examples/two-pods");
 //! let policy = Policy::load("node.yaml", &std::fs::read(folder.join("node.yaml"))?, |name| {
@@ -19,8 +19,8 @@
 //! })?;
 //! let pod = PodUid::parse(b"11111111-1111-4111-8111-111111111111").ok_or("not a UID")?;
 //! let digest = Digest::parse(&format!("sha256:{}", "00".repeat(32))).ok_or("not a digest")?;
-//! match policy.judge_pod(&pod, Name::True(b"/bin/busybox"), &digest) {
-//!     Some(Judgement::WrongHash { expected }) => println!("expected one of {expected:?}"),
+//! match policy.look_up_pod(&pod, Name::True(b"/bin/busybox"), &digest) {
+//!     Some(ContentMatch::WrongHash { expected }) => println!("expected one of {expected:?}"),
 //!     other => panic!("{other:?}"),
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -31,7 +31,8 @@ const PORTS: &str = "/sys/class/virtio-ports";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Time for a device that comes by itself.
+/// Time for what comes by itself: less than the host gives a command, so that a guest can say what it waited
+/// for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long output is waited for after a command ended and its pipes are empty: a background child may hold

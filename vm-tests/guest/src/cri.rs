@@ -4,6 +4,7 @@
 //! runtime said. No CNI: pods use the node's network. Not here: starting containerd and which pods there are
 //! (the host says).
 
+use crate::channel::PATIENCE;
 use anyhow::{Context as _, Result, bail};
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -21,9 +22,6 @@ use tonic::transport::{Channel, Endpoint};
 use vm_protocol::spec::{Cri, Executed, Pod, RunningPod};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
-
-/// Generous: under TCG a sandbox takes seconds, and a slow machine is not what the tests are about.
-const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Does what the first argument, a [`Cri`] as JSON, says.
 ///

@@ -16,6 +16,9 @@ pub type Failures = BTreeMap<String, String>;
 const LINES: usize = 15;
 const BYTES: usize = 1_500;
 
+/// Stands between a thread's name and the place of its panic.
+const PANICKED: &str = " panicked at ";
+
 /// Puts all that each test said into a file of its own in `folder`, which holds nothing of earlier runs then.
 ///
 /// # Errors
@@ -41,13 +44,17 @@ pub fn list(text: &mut String, failures: &Failures, folder: &Path) -> std::fmt::
     for (name, said) in failures {
         writeln!(text, "FAILED: {name}")?;
         let shown = message(said);
-        // Tests that read what was gathered once fail with one message; its first line names the thread.
-        let words = shown.get(1..).unwrap_or_default().to_vec();
-        if let Some(earlier) = known.get(&words).filter(|_| !words.is_empty()) {
-            writeln!(text, "    for the same reason as {earlier}")?;
-            continue;
+        // Tests that read what was gathered once fail with one message; its first line names the thread, and
+        // then the place.
+        if let Some((_, place)) = shown.first().and_then(|first| first.split_once(PANICKED)) {
+            let mut words = vec![place];
+            words.extend(&shown[1..]);
+            if let Some(earlier) = known.get(&words) {
+                writeln!(text, "    for the same reason as {earlier}")?;
+                continue;
+            }
+            known.insert(words, name);
         }
-        known.insert(words, name);
         for line in &shown {
             writeln!(text, "    {line}")?;
         }
@@ -73,7 +80,7 @@ fn message(said: &str) -> Vec<&str> {
         .map(str::trim_end)
         .filter(|line| !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE"))
         .collect();
-    let is_panic = |line: &&str| line.starts_with("thread '") && line.contains(" panicked at ");
+    let is_panic = |line: &&str| line.starts_with("thread '") && line.contains(PANICKED);
     let from = lines.iter().position(is_panic);
     let from = from.unwrap_or(lines.len().saturating_sub(LINES));
     let mut left = BYTES;
@@ -160,6 +167,10 @@ FAILED: vm-tests/guests::guard::a
             "{text}"
         );
         assert!(text.contains("FAILED: q\n    of its own\n"), "{text}");
+        // The same words at another place, or of no panic, are another reason.
+        let elsewhere = of("c").replace("at b:", "at c:");
+        let text = listed(&[("p::a", &of("a")), ("p::c", &elsewhere), ("q", "no guest\n")]);
+        assert_eq!(text.matches("no guest").count(), 3, "{text}");
     }
 
     #[test]
