@@ -308,17 +308,7 @@ fn denied(stock: Stock) {
         "{records:?}"
     );
 
-    let tried = attack(&node, collector.pid());
-    for what in ATTEMPTS.into_iter().chain(["traced"]) {
-        let of_this: Vec<i32> = tried.iter().filter(|t| t.what == what).map(|t| t.errno).collect();
-        assert!(!of_this.is_empty(), "{what} was not tried: {tried:?}");
-        // /proc has an error number of its own for it.
-        let refusal = if what == "memory" { EACCES } else { EPERM };
-        assert!(
-            of_this.iter().all(|errno| *errno == refusal),
-            "{what}: {of_this:?}"
-        );
-    }
+    // Before the attempts of another kind, of which there are more than a verdict shows.
     let (driver, device) = tpm(&node);
     for line in [
         format!("rm {PINS}/link_executed"),
@@ -340,6 +330,17 @@ fn denied(stock: Stock) {
         0,
         "others may use the TPM by default"
     );
+    let tried = attack(&node, collector.pid());
+    for what in ATTEMPTS.into_iter().chain(["traced"]) {
+        let of_this: Vec<i32> = tried.iter().filter(|t| t.what == what).map(|t| t.errno).collect();
+        assert!(!of_this.is_empty(), "{what} was not tried: {tried:?}");
+        // /proc has an error number of its own for it.
+        let refusal = if what == "memory" { EACCES } else { EPERM };
+        assert!(
+            of_this.iter().all(|errno| *errno == refusal),
+            "{what}: {of_this:?}"
+        );
+    }
 
     let round = node.fresh().unwrap();
     println!("{}", round.verdict);
