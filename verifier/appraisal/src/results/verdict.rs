@@ -285,10 +285,10 @@ pub struct TdVerdict {
     pub unbound_entries: u64,
 }
 
-/// Each list of files in a verdict has at most so many: a pod chooses how many files it uses.
+/// Each list of files or containers in a verdict has at most so many: a pod chooses how many it has.
 pub const MAX_LISTED: usize = 1000;
 
-/// Files that a verdict does not list, since there are more than [`MAX_LISTED`].
+/// Files and containers that a verdict does not list, since there are more than [`MAX_LISTED`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LeftOut {
