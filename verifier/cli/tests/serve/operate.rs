@@ -32,10 +32,31 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
+    // As an operator calls a pod.
+    let policy = site.path("policy-worker-1/node.yaml");
+    let yaml = std::fs::read_to_string(&policy).unwrap();
+    let named = yaml.replace("name: pod-1,", "name: shop/web,");
+    assert_ne!(named, yaml);
+    std::fs::write(&policy, named).unwrap();
+    let policy = policy.to_str().unwrap();
+    ok(&site.node(&["add", "worker-1", "--replace", "--policy", policy]));
     assert_eq!(standing(&site), (1, "no-evidence".into()));
     let (server, client) = site.serve(&["--stale-after", "3600"]);
     round(&client, &mut node);
     assert_eq!(standing(&site), (0, "trusted".into()));
+    let metrics = client.get("/metrics").text();
+    for (n, names) in [
+        (1, "namespace=\"shop\",pod=\"shop/web\""),
+        (2, "namespace=\"\",pod=\"pod-2\""),
+    ] {
+        let labels = format!("{{node=\"worker-1\",uid=\"{}\",{names}}}", pod(n));
+        for sample in [
+            format!("cgpath_pod_trusted{labels} 1\n"),
+            format!("cgpath_pod_executions{labels} 1\n"),
+        ] {
+            assert!(metrics.contains(&sample), "{sample} is missing in {metrics}");
+        }
+    }
 
     // What strangers send in its name does not make another of it while its own evidence comes.
     let mut other = node.clone();
