@@ -15,7 +15,7 @@ use cgpath_policy::{Anchor, Policy};
 use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::reappraisal::Reappraisal;
-use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
+use cgpath_service::store::{Node, ReappraisalNote, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use standing::Standing;
@@ -471,15 +471,27 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         ))?;
         out.line(format_args!("    statement {}", forgotten.digest))?;
     }
-    for note in &notes {
-        let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
-        let (old, new) = (word(note.old_trusted), word(note.new_trusted));
-        out.line(format_args!(
-            "{} UTC  verdict {}: was {old}, is {new}; {}",
-            utc(note.time),
-            note.verdict,
-            escape(note.reason.as_bytes())
-        ))?;
+    for together in notes.chunk_by(unchanged_together) {
+        let Some((note, older)) = together.split_first() else {
+            continue;
+        };
+        let (time, reason) = (utc(note.time), escape(note.reason.as_bytes()));
+        match older.last() {
+            Some(oldest) => out.line(format_args!(
+                "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before; {reason}",
+                together.len(),
+                oldest.verdict,
+                note.verdict
+            ))?,
+            None => {
+                let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
+                let (old, new) = (word(note.old_trusted), word(note.new_trusted));
+                out.line(format_args!(
+                    "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
+                    note.verdict
+                ))?;
+            }
+        }
         if note.old_policy != note.new_policy {
             out.line(format_args!(
                 "    policy {} instead of {}",
@@ -488,4 +500,13 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         }
     }
     Ok(Status::Clean)
+}
+
+/// Whether two neighbours of a node's history are of one re-appraisal that left both as trusted as before.
+fn unchanged_together(a: &ReappraisalNote, b: &ReappraisalNote) -> bool {
+    let is_same = |note: &ReappraisalNote| note.old_trusted == note.new_trusted;
+    is_same(a)
+        && is_same(b)
+        && (a.time, &a.reason) == (b.time, &b.reason)
+        && (&a.old_policy, &a.new_policy) == (&b.old_policy, &b.new_policy)
 }
