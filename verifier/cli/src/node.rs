@@ -150,6 +150,9 @@ struct Shown<'a> {
     standing: Option<&'a Standing>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<&'a StoredVerdict>,
+    /// Other nodes with the same key, where one is enrolled.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    same_key: &'a [String],
 }
 
 impl<'a> Shown<'a> {
@@ -165,6 +168,7 @@ impl<'a> Shown<'a> {
             stopped: node.stopped,
             standing,
             last,
+            same_key: &[],
         }
     }
 }
@@ -267,11 +271,22 @@ impl Add {
                 Reappraisal::default()
             }
         };
+        let same_key = same_key(&store, &node)?;
         if out.json() {
-            out.object(&Shown::of(&node, None, None))?;
+            out.object(&Shown {
+                same_key: &same_key,
+                ..Shown::of(&node, None, None)
+            })?;
         } else {
             out.line(format_args!("enrolled {}", node.name))?;
             out.line(format_args!("  key     {}", node.ak_name))?;
+            if !same_key.is_empty() {
+                let text = format!(
+                    "SAME KEY as {}: one machine can answer for each of them",
+                    same_key.join(", ")
+                );
+                out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
+            }
             if let Some(key) = node.node_key.as_ref().filter(|key| **key != node.ak_name) {
                 out.line(format_args!("          {key} (node's key in its trust domain)"))?;
             }
@@ -295,6 +310,20 @@ impl Add {
         }
         Ok(Status::Clean)
     }
+}
+
+/// Other nodes whose evidence this node's key signs, too.
+fn same_key(store: &Store, node: &Node) -> Result<Vec<String>, Failure> {
+    let keys = |node: &Node| [Some(node.ak_name.clone()), node.node_key.clone()];
+    let own = keys(node);
+    let is_same = |other: &Node| {
+        keys(other)
+            .iter()
+            .flatten()
+            .any(|key| own.contains(&Some(key.clone())))
+    };
+    let others = store.nodes()?.into_iter().filter(|other| other.name != node.name);
+    Ok(others.filter(is_same).map(|other| other.name).collect())
 }
 
 /// Each anchor of the policy has a key of the node.
