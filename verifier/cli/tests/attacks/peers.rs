@@ -98,8 +98,8 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-/// The other direction: one TPM under two names would be two nodes that are one machine. That may be meant, so
-/// it is said and not refused.
+/// The other direction: one TPM under two names would be two nodes that are one machine. That may be meant,
+/// so it is said and not refused.
 #[test]
 fn a_key_that_is_enrolled_under_a_second_name_is_named() {
     let site = Site::new();
