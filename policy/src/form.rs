@@ -5,6 +5,9 @@
 //! (see `node::form`).
 
 use serde::{Deserialize, Deserializer, de};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
 
 /// A list in a policy file never has more items than this.
 pub const MAX_ITEMS: usize = 4096;
@@ -44,24 +47,120 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    struct List<T>(core::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            f.write_str("a list")
-        }
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = seq.next_element()? {
-                if list.len() == MAX_ITEMS {
-                    return Err(de::Error::custom(format!("a list has at most {MAX_ITEMS} items")));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
+    d.deserialize_seq(List(PhantomData::<T>))
+}
+
+/// A list whose items are each read by a copy of this.
+struct List<S>(S);
+
+impl<'de, S: de::DeserializeSeed<'de> + Copy> de::Visitor<'de> for List<S> {
+    type Value = Vec<S::Value>;
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("a list")
     }
-    d.deserialize_seq(List(core::marker::PhantomData))
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> core::result::Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = seq.next_element_seed(self.0)? {
+            if list.len() == MAX_ITEMS {
+                return Err(de::Error::custom(format!("a list has at most {MAX_ITEMS} items")));
+            }
+            list.push(item);
+        }
+        Ok(list)
+    }
+}
+
+/// A list of mappings, within its limit: none has the `key` of another. One that has is refused where it
+/// stands, and `named` is what it is called then.
+pub(crate) fn distinct<'de, D, T, K>(
+    d: D,
+    key: fn(&T) -> K,
+    named: fn(&T) -> String,
+) -> core::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+    K: Ord,
+{
+    let seen = RefCell::new(BTreeSet::new());
+    let seen = &seen;
+    d.deserialize_seq(List(Distinct { seen, key, named }))
+}
+
+/// An item of such a list.
+struct Distinct<'a, T, K> {
+    seen: &'a RefCell<BTreeSet<K>>,
+    key: fn(&T) -> K,
+    named: fn(&T) -> String,
+}
+
+impl<T, K> Clone for Distinct<'_, T, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, K> Copy for Distinct<'_, T, K> {}
+
+impl<'de, T: Deserialize<'de>, K: Ord> de::DeserializeSeed<'de> for Distinct<'_, T, K> {
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> core::result::Result<T, D::Error> {
+        whole(d, |item: &T| {
+            let is_new = self.seen.borrow_mut().insert((self.key)(item));
+            match is_new {
+                true => Ok(()),
+                false => Err(format!("{} stands twice in the list", (self.named)(item))),
+            }
+        })
+    }
+}
+
+/// Reads a mapping and says at its place what is wrong with it as a whole.
+struct Whole<T, C>(C, PhantomData<T>);
+
+impl<'de, T, C> de::Visitor<'de> for Whole<T, C>
+where
+    T: Deserialize<'de>,
+    C: FnOnce(&T) -> core::result::Result<(), String>,
+{
+    type Value = T;
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(MAPPING)
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> core::result::Result<T, A::Error> {
+        let value = T::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        (self.0)(&value).map_err(de::Error::custom)?;
+        Ok(value)
+    }
+}
+
+/// What YAML calls a value with keys, in an error.
+const MAPPING: &str = "a mapping of keys";
+
+/// A mapping, which `check` looks at as a whole: what it says is an error at the mapping's place.
+pub(crate) fn whole<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    d: D,
+    check: impl FnOnce(&T) -> core::result::Result<(), String>,
+) -> core::result::Result<T, D::Error> {
+    d.deserialize_any(Whole(check, PhantomData))
+}
+
+/// What the parser says of a value of the wrong form, in the words of YAML and not in those of our types.
+pub(crate) fn in_words_of_yaml(why: String) -> String {
+    let Some((found, expected)) = why.rsplit_once(", expected ") else {
+        return why;
+    };
+    let words = match expected {
+        // The parser takes whatever is no text for an enumeration's tag.
+        "a YAML tag starting with '!'" => "one word",
+        "u8" => "a number from 0 to 255",
+        "u32" => "a number from 0 to 4294967295",
+        "u64" => "a number from 0 on",
+        "a map" => MAPPING,
+        form if form.starts_with("struct ") => MAPPING,
+        _ => return why,
+    };
+    format!("{found}, expected {words}")
 }
 
 /// An allow list: within its limit, not empty.

@@ -507,8 +507,49 @@ fn malformed_values_are_refused() {
         let (line, _, found) = refused(&yaml().replacen(from, to, 1));
         assert!(found.contains(why) && line > 0, "{to}: {line}: {found}");
     }
-    let twice = yaml() + &format!("  - {{ uid: {UID}, name: b, references: [pause.json] }}\n");
-    assert!(refused(&twice).2.contains("stands twice"));
+    let other = "11111111-1111-4111-8111-111111111111";
+    let pod = |uid: &str| format!("  - {{ uid: {uid}, name: b, references: [pause.json] }}\n");
+    let twice = yaml() + &pod(other) + &pod(UID) + "min-reboot: 9\n";
+    let (line, column, why) = refused(&twice);
+    assert!(why.contains(&format!("pod {UID} stands twice")), "{why}");
+    assert_eq!((line, column), (yaml().lines().count() + 2, 5), "{why}");
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named_in_the_words_of_yaml() {
+    let digest = format!("[sha256:{}]", "7".repeat(64));
+    for (key, words) in [
+        ("predating-pods: [trust]", "expected one word"),
+        ("kexec: { allow: true }", "expected one word"),
+        ("tolerance: 3", "integer `3`, expected a mapping of keys"),
+        ("tolerance: { lost: some }", "expected a number from 0 on"),
+        ("min-reboot: abc", "string \"abc\", expected a number from 0"),
+        ("min-reboot: -1", "integer `-1`, expected a number from 0"),
+        ("violations: ['/tmp/*']", "expected a mapping of keys"),
+        ("file-systems: { permit: nfs }", "expected a list"),
+        ("guard: deny", "string \"deny\", expected a mapping of keys"),
+        ("boot: { registers: [7] }", "expected a mapping of keys"),
+        (&format!("boot: {{ registers: {{ x: {digest} }} }}"), "expected"),
+        // What somebody wrote is left as it is.
+        (
+            "predating-pods: \"x, expected u32\"",
+            "`x, expected u32`, expected one of",
+        ),
+    ] {
+        let text = yaml().replacen("host:", &format!("{key}\nhost:"), 1);
+        let (line, _, why) = refused(&text);
+        let at = text.lines().position(|line| line == key).unwrap() + 1;
+        assert_eq!(line, at, "{key}: {why}");
+        assert!(why.contains(words), "{key}: {why}");
+        for ours in ["struct ", "u32", "u64", "YAML tag"] {
+            assert!(key.contains(ours) || !why.contains(ours), "{key}: {why}");
+        }
+    }
+    let (_, _, why) = refused(&(yaml() + "  - just-a-name\n"));
+    assert!(
+        why.contains("\"just-a-name\", expected a mapping of keys"),
+        "{why}"
+    );
 }
 
 #[test]

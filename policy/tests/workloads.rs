@@ -243,7 +243,24 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
         ("      web:", "      Web:", 6, "Kubernetes"),
         ("[web.json]", "[]", 6, "empty allow list"),
         ("{job: {references: [log.json]}}", "{}", 10, "containers"),
-        ("name: shop/any", "name: shop/web", 3, "twice"),
+        (
+            "{job: {references: [log.json]}}",
+            "job",
+            10,
+            "expected a mapping of keys",
+        ),
+        (
+            "{references: [web.json]}",
+            "[web.json]",
+            6,
+            "expected a mapping of keys",
+        ),
+        (
+            "name: shop/any",
+            "name: shop/web",
+            8,
+            "workload \"shop/web\" stands twice",
+        ),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
         (
             "workloads:",

@@ -4,7 +4,7 @@
 //! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 
 use super::Pod;
-use crate::form::{MAX_ITEMS, bounded, refused, some};
+use crate::form::{MAX_ITEMS, bounded, distinct, refused, some};
 use crate::reference::MAX_PATH_LEN;
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid};
@@ -83,17 +83,7 @@ impl<'de> Deserialize<'de> for WrittenUid {
 }
 
 pub(super) fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Error> {
-    let list: Vec<Pod> = bounded(d)?;
-    let mut seen = std::collections::BTreeSet::new();
-    for pod in &list {
-        if !seen.insert(pod.uid) {
-            return Err(de::Error::custom(format!(
-                "pod {} stands twice in the list",
-                pod.shown_uid()
-            )));
-        }
-    }
-    Ok(list)
+    distinct(d, |pod: &Pod| pod.uid, |pod| format!("pod {}", pod.shown_uid()))
 }
 
 /// The name of a file beside the policy.

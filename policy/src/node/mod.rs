@@ -19,7 +19,7 @@ pub use pattern::Pattern;
 pub(crate) use fit::misfit;
 
 use crate::error::{within, without_place};
-use crate::form::{bounded, digests_schema, name, some, texts, version_one_or_two};
+use crate::form::{bounded, digests_schema, in_words_of_yaml, name, some, texts, version_one_or_two};
 use crate::tdx::{Anchor, anchors, default_anchors};
 use crate::{BootPolicy, Error, Excludes, Result, TdxPolicy};
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
@@ -367,8 +367,7 @@ pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8])
     within(file, "policy file, in bytes,", yaml, MAX_POLICY_LEN)?;
     let refused = |e: serde_norway::Error| {
         let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-        // The parser takes whatever is no text for an enumeration's tag.
-        let why = without_place(&e).replace("expected a YAML tag starting with '!'", "expected one word");
+        let why = in_words_of_yaml(without_place(&e));
         Error::Syntax {
             file: file.to_owned(),
             line,

@@ -4,12 +4,12 @@
 //! Promise: a key that nothing appraises is an error at its own place. Not here: which keys there are (see
 //! `workloads`).
 
-use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload, bounded};
-use crate::form::{MAX_ITEMS, refused};
+use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload};
+use crate::form::{MAX_ITEMS, distinct, refused, whole};
 use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
 use cgpath_evidence::text::quoted;
 use serde::{Deserialize, Deserializer, de};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
     match u32::deserialize(d)? {
@@ -62,45 +62,6 @@ impl<'de, T, P: FnOnce(&str) -> core::result::Result<T, String>> de::Visitor<'de
     }
 }
 
-/// Reads a mapping or a list and says at its place what is wrong with it as a whole.
-struct Whole<T, C>(C, core::marker::PhantomData<T>);
-
-impl<T, C> Whole<T, C> {
-    fn checked<E: de::Error>(self, value: T) -> core::result::Result<T, E>
-    where
-        C: FnOnce(&T) -> core::result::Result<(), String>,
-    {
-        (self.0)(&value).map_err(E::custom)?;
-        Ok(value)
-    }
-}
-
-impl<'de, T, C> de::Visitor<'de> for Whole<T, C>
-where
-    T: Deserialize<'de>,
-    C: FnOnce(&T) -> core::result::Result<(), String>,
-{
-    type Value = T;
-    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("a mapping or a list")
-    }
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> core::result::Result<T, A::Error> {
-        let value = T::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        self.checked(value)
-    }
-    fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> core::result::Result<T, A::Error> {
-        let value = T::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
-        self.checked(value)
-    }
-}
-
-fn whole<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    d: D,
-    check: impl FnOnce(&T) -> core::result::Result<(), String>,
-) -> core::result::Result<T, D::Error> {
-    d.deserialize_any(Whole(check, core::marker::PhantomData))
-}
-
 /// `120s` or `2m`, in seconds.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u32, D::Error> {
     let of = |digits: &str, unit: u32| digits.parse::<u32>().ok()?.checked_mul(unit);
@@ -119,23 +80,9 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<u
     }))
 }
 
-/// A list that ends at [`MAX_ITEMS`].
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Listed(#[serde(deserialize_with = "bounded")] Vec<Workload>);
-
 pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Workload>, D::Error> {
-    let Listed(list) = whole(d, |Listed(list): &Listed| {
-        let mut seen = BTreeSet::new();
-        match list.iter().find(|workload| !seen.insert(workload.name.as_str())) {
-            Some(twice) => Err(format!(
-                "workload {} stands twice in the list",
-                quoted(&twice.name)
-            )),
-            None => Ok(()),
-        }
-    })?;
-    Ok(list)
+    let named = |workload: &Workload| format!("workload {}", quoted(&workload.name));
+    distinct(d, |workload: &Workload| workload.name.clone(), named)
 }
 
 /// Whether Kubernetes could call something so.

@@ -10,7 +10,7 @@ mod overlap;
 
 pub use overlap::Overlap;
 
-use crate::form::{bounded, name, texts};
+use crate::form::{name, texts};
 use crate::node::form::WrittenUid;
 use crate::{Excludes, Opaque, Result};
 use cgpath_evidence::PodUid;

@@ -67,10 +67,7 @@ impl Explain {
         };
         let finding = back::find(&verdict, digits)?;
         if !past.evidence_kept {
-            return Err(Failure::new(
-                "no-evidence",
-                format!("the evidence of verdict {} is not kept any more", past.id),
-            ));
+            return Err(kept::no_evidence(past.id));
         }
         let bytes = store.evidence(&past.evidence)?;
         let evidence = Evidence::from_cbor(&bytes)

@@ -62,6 +62,7 @@ enum Format {
   cgpath export evidence.cbor --format evmctl -o list/ && sh list/check.sh
   cgpath export evidence.cbor --format cel-cbor -o log.cel
   cgpath export --store /var/lib/cgpath/store --node worker-1 --format cbor -o evidence.cbor
+  cgpath export --store /var/lib/cgpath/store --node worker-1 --verdict 4711 --format cbor -o then.cbor
   cgpath export evidence.cbor --format keylime --runtime-policy policy.json -o request.json
   cgpath export evidence.cbor --format cmw-json --ear verdict.jwt -o evidence.cmw")]
 pub struct Export {

@@ -1,4 +1,4 @@
-//! Evidence that a subcommand works on: a file, or the last that a store keeps of a node.
+//! Evidence that a subcommand works on: a file, or what a store keeps of a node, the last of it by default.
 //!
 //! Promise: of a store it is whole, though the service keeps most rounds as parts. Not here: how it is kept
 //! (see `cgpath_service::store`).
@@ -24,10 +24,13 @@ pub struct Source {
     /// Which node of the store
     #[arg(long, value_name = "NAME", requires = "store")]
     node: Option<String>,
+    /// The evidence of this verdict of the node, in place of its last; the node's history has the numbers
+    #[arg(long, value_name = "N", requires = "store", value_parser = clap::value_parser!(i64).range(1..))]
+    verdict: Option<i64>,
 }
 
-/// The last evidence of a node, with what the store knows of it.
-pub struct Last {
+/// Evidence of a node, with what the store knows of it.
+pub struct Kept {
     /// The evidence.
     pub evidence: Evidence,
     /// The node as it is enrolled.
@@ -36,22 +39,41 @@ pub struct Last {
     pub verdict: StoredVerdict,
 }
 
-/// The last evidence of a node.
+/// The evidence of one verdict of a node, of the last one where no number is given.
 ///
 /// # Errors
-/// A node that is unknown or has sent nothing yet; evidence that is not kept any more.
-pub fn last(store: &Store, node: &str) -> Result<Last, Failure> {
+/// A node that is unknown or has sent nothing yet; a number that is no verdict of this node; evidence that is
+/// not kept any more.
+pub fn of(store: &Store, node: &str, number: Option<i64>) -> Result<Kept, Failure> {
     let node = store.node(node)?;
-    let verdict = store
-        .last_verdict(&node.name)?
-        .ok_or_else(|| silent(&node.name))?;
+    let verdict = match number {
+        None => store
+            .last_verdict(&node.name)?
+            .ok_or_else(|| silent(&node.name))?,
+        Some(number) => store
+            .next_verdict(number.saturating_sub(1), Some(&node.name))?
+            .filter(|verdict| verdict.id == number)
+            .ok_or_else(|| {
+                Failure::new("no-verdict", format!("{} has no verdict {number}", node.name))
+                    .hint("`cgpath node show` names its last, `/v1/nodes/NODE/history` all that are kept")
+            })?,
+    };
+    if !verdict.evidence_kept {
+        return Err(no_evidence(verdict.id));
+    }
     let bytes = store.evidence(&verdict.evidence)?;
     let evidence = Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&verdict.evidence, &e))?;
-    Ok(Last {
+    Ok(Kept {
         evidence,
         node,
         verdict,
     })
+}
+
+/// Evidence that was deleted since.
+pub fn no_evidence(verdict: i64) -> Failure {
+    let text = format!("the evidence of verdict {verdict} is not kept any more");
+    Failure::new("no-evidence", text)
 }
 
 /// A node of which nothing came yet.
@@ -86,10 +108,10 @@ impl Source {
     /// What the store has, where one is named.
     ///
     /// # Errors
-    /// As [`last`].
-    pub fn kept(&self) -> Result<Option<Last>, Failure> {
+    /// As [`of`].
+    pub fn kept(&self) -> Result<Option<Kept>, Failure> {
         match (&self.store, &self.node) {
-            (Some(dir), Some(node)) => last(&Store::open(dir)?, node).map(Some),
+            (Some(dir), Some(node)) => of(&Store::open(dir)?, node, self.verdict).map(Some),
             _ => Ok(None),
         }
     }
@@ -100,7 +122,7 @@ impl Source {
     /// What cannot be read, or is not evidence.
     pub fn evidence(&self) -> Result<Evidence, Failure> {
         match (self.kept()?, &self.evidence) {
-            (Some(last), _) => Ok(last.evidence),
+            (Some(kept), _) => Ok(kept.evidence),
             (None, Some(path)) => input::evidence(path),
             (None, None) => Err(nothing()),
         }

@@ -15,7 +15,7 @@ use cgpath_policy::{Anchor, Policy};
 use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::reappraisal::Reappraisal;
-use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
+use cgpath_service::store::{Node, ReappraisalNote, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use standing::Standing;
@@ -150,6 +150,9 @@ struct Shown<'a> {
     standing: Option<&'a Standing>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<&'a StoredVerdict>,
+    /// Other nodes with the same key, where one is enrolled.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    same_key: &'a [String],
 }
 
 impl<'a> Shown<'a> {
@@ -165,6 +168,7 @@ impl<'a> Shown<'a> {
             stopped: node.stopped,
             standing,
             last,
+            same_key: &[],
         }
     }
 }
@@ -267,11 +271,22 @@ impl Add {
                 Reappraisal::default()
             }
         };
+        let same_key = same_key(&store, &node)?;
         if out.json() {
-            out.object(&Shown::of(&node, None, None))?;
+            out.object(&Shown {
+                same_key: &same_key,
+                ..Shown::of(&node, None, None)
+            })?;
         } else {
             out.line(format_args!("enrolled {}", node.name))?;
             out.line(format_args!("  key     {}", node.ak_name))?;
+            if !same_key.is_empty() {
+                let text = format!(
+                    "SAME KEY as {}: one machine can answer for each of them",
+                    same_key.join(", ")
+                );
+                out.line(format_args!("  {}", out.paint(Colour::Yellow, &text)))?;
+            }
             if let Some(key) = node.node_key.as_ref().filter(|key| **key != node.ak_name) {
                 out.line(format_args!("          {key} (node's key in its trust domain)"))?;
             }
@@ -295,6 +310,20 @@ impl Add {
         }
         Ok(Status::Clean)
     }
+}
+
+/// Other nodes whose evidence this node's key signs, too.
+fn same_key(store: &Store, node: &Node) -> Result<Vec<String>, Failure> {
+    let keys = |node: &Node| [Some(node.ak_name.clone()), node.node_key.clone()];
+    let own = keys(node);
+    let is_same = |other: &Node| {
+        keys(other)
+            .iter()
+            .flatten()
+            .any(|key| own.contains(&Some(key.clone())))
+    };
+    let others = store.nodes()?.into_iter().filter(|other| other.name != node.name);
+    Ok(others.filter(is_same).map(|other| other.name).collect())
 }
 
 /// Each anchor of the policy has a key of the node.
@@ -471,15 +500,27 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         ))?;
         out.line(format_args!("    statement {}", forgotten.digest))?;
     }
-    for note in &notes {
-        let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
-        let (old, new) = (word(note.old_trusted), word(note.new_trusted));
-        out.line(format_args!(
-            "{} UTC  verdict {}: was {old}, is {new}; {}",
-            utc(note.time),
-            note.verdict,
-            escape(note.reason.as_bytes())
-        ))?;
+    for together in notes.chunk_by(unchanged_together) {
+        let Some((note, older)) = together.split_first() else {
+            continue;
+        };
+        let (time, reason) = (utc(note.time), escape(note.reason.as_bytes()));
+        match older.last() {
+            Some(oldest) => out.line(format_args!(
+                "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before; {reason}",
+                together.len(),
+                oldest.verdict,
+                note.verdict
+            ))?,
+            None => {
+                let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
+                let (old, new) = (word(note.old_trusted), word(note.new_trusted));
+                out.line(format_args!(
+                    "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
+                    note.verdict
+                ))?;
+            }
+        }
         if note.old_policy != note.new_policy {
             out.line(format_args!(
                 "    policy {} instead of {}",
@@ -488,4 +529,13 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         }
     }
     Ok(Status::Clean)
+}
+
+/// Whether two neighbours of a node's history are of one re-appraisal that left both as trusted as before.
+fn unchanged_together(a: &ReappraisalNote, b: &ReappraisalNote) -> bool {
+    let is_same = |note: &ReappraisalNote| note.old_trusted == note.new_trusted;
+    is_same(a)
+        && is_same(b)
+        && (a.time, &a.reason) == (b.time, &b.reason)
+        && (&a.old_policy, &a.new_policy) == (&b.old_policy, &b.new_policy)
 }

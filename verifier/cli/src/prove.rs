@@ -4,7 +4,7 @@
 //! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
 use crate::input::{self, replace};
-use crate::kept::{self, Last};
+use crate::kept::{self, Kept};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
     Verdict,
@@ -166,11 +166,11 @@ impl Prove {
     }
 
     fn of_store(&self, store: &Store, node: &str) -> Result<(Evidence, Option<String>), Failure> {
-        let Last {
+        let Kept {
             evidence,
             node,
             verdict: last,
-        } = kept::last(store, node)?;
+        } = kept::of(store, node, None)?;
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
         let key = setup::verdict_key(store.dir()).map_err(|e| Failure::new("key", e.to_string()))?;

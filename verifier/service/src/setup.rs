@@ -43,7 +43,7 @@ pub const READ_TOKEN: &str = "read.token";
 const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 365;
 /// The server's certificate is made anew when it is good for less than this.
-const RENEW_DAYS: i64 = 60;
+pub(crate) const RENEW_DAYS: i64 = 60;
 /// Clocks of nodes may be behind by this.
 const SKEW: Duration = Duration::days(1);
 

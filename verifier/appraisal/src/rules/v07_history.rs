@@ -7,8 +7,8 @@ use crate::inputs::context::NodeState;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 
-/// The longest time by which a TPM's clock may go back at an unorderly shutdown, milliseconds: TPM 2.0 Part
-/// 1, "Clock": it is written to non-volatile memory at least every 2^22 ms.
+/// A TPM's clock goes back by less than this at an unorderly shutdown, milliseconds: TPM 2.0 Part 1, "Clock":
+/// it is written to non-volatile memory at least every 2^22 ms.
 pub const MAX_CLOCK_LOSS_MS: u64 = 1 << 22;
 
 /// What of this evidence is compared with the node's past.
@@ -132,7 +132,7 @@ pub(crate) fn check(
     }
     if now.clock_ms < before.clock_ms {
         let lost = before.clock_ms - now.clock_ms;
-        let unorderly = resets.is_some_and(|r| r > 0) && !now.safe && lost <= MAX_CLOCK_LOSS_MS;
+        let unorderly = resets.is_some_and(|r| r > 0) && !now.safe && lost < MAX_CLOCK_LOSS_MS;
         if unorderly {
             notes.push(format!("the TPM's clock lost {lost} ms at an unorderly shutdown"));
         } else {

@@ -9,8 +9,10 @@
 
 use crate::kept;
 use crate::output::{Failure, Output, Status, count, escape};
-use cgpath_appraisal::{Deviation, Severity, Verdict};
-use cgpath_policy::{Allowed, Policy, Reference, Source, SourceKind, reference::MAX_REFERENCE_LEN};
+use cgpath_appraisal::{Deviation, Finding, PodVerdict, Severity, Verdict};
+use cgpath_policy::{
+    Allowed, Policy, Reference, Source, SourceKind, WorkloadPolicy, reference::MAX_REFERENCE_LEN,
+};
 use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files::load;
 use cgpath_service::store::Store;
@@ -35,6 +37,15 @@ pub struct Suggest {
 /// Why a changed runtime file is left out.
 const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a value for it would be \
     accepted in every pod at any path; if it is the runtime's upgrade, add it by hand";
+/// What a pod of a workload runs has its values in a file that many pods share.
+const OF_WORKLOAD: &str = "for a policy of version 2 nothing is patched; make the image's values anew \
+    (`cgpath policy from-image`) and name the file under `references` of the container, or of `sandbox` \
+    where the pod's runtime ran it";
+/// How findings about contents end; in a pod of a workload the part of the pod stands before.
+const OF_CONTENTS: [&str; 2] = [
+    "no reference value has a file at this path",
+    "the file's content is not the one that the policy accepts",
+];
 
 #[derive(Serialize)]
 struct Suggested {
@@ -107,10 +118,7 @@ impl Suggest {
                     leave_out(deviation, RUNTIME_FILE);
                     continue;
                 }
-                let of_image = allowed
-                    .references()
-                    .filter(|r| r.source.kind == SourceKind::Image);
-                images.extend(of_image.map(|r| r.source.name.clone()));
+                images.extend(images_of(allowed));
                 let name = match place(&policy, allowed, names, &deviation.path) {
                     Some(name) => name.to_owned(),
                     None => {
@@ -120,6 +128,24 @@ impl Suggest {
                     }
                 };
                 files.entry(name).or_default().push(deviation);
+            }
+        }
+        for pod in &verdict.pods {
+            let Some(workload) = workload_of(&policy, pod) else {
+                continue;
+            };
+            for deviation in pod.fnf.iter().chain(&pod.filehash_err) {
+                let part = part_with(pod, deviation);
+                let container = part
+                    .strip_prefix("container ")
+                    .and_then(|name| workload.container(name));
+                images.extend(container.into_iter().flat_map(|own| images_of(&own.allowed)));
+                let name = escape(workload.workload.name.as_bytes());
+                let place = match part {
+                    "" => format!("{name} ({})", pod.shown_uid()),
+                    part => format!("{name} ({}), {}", pod.shown_uid(), escape(part.as_bytes())),
+                };
+                leave_out(deviation, &format!("in pod {place}: {OF_WORKLOAD}"));
             }
         }
         let left_out = verdict.pods.iter().map(|pod| pod.left_out);
@@ -133,9 +159,7 @@ impl Suggest {
             ));
         }
         for finding in verdict.failures() {
-            let is_content = finding.text.starts_with("no reference value has a file")
-                || finding.text.starts_with("the file's content is not the one");
-            if finding.severity == Severity::Fail && !is_content {
+            if finding.severity == Severity::Fail && part_of(finding).is_none() {
                 not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
             }
         }
@@ -192,6 +216,39 @@ impl Suggest {
             .hint("give what `cgpath verify --json` wrote")
         })
     }
+}
+
+/// Images that the values were made from.
+fn images_of(allowed: &Allowed) -> impl Iterator<Item = String> {
+    let of_image = allowed
+        .references()
+        .filter(|r| r.source.kind == SourceKind::Image);
+    of_image.map(|r| r.source.name.clone())
+}
+
+/// The workload that a pod is of, under a policy of version 2.
+fn workload_of<'a>(policy: &'a Policy, pod: &PodVerdict) -> Option<&'a WorkloadPolicy> {
+    let name = pod.name.as_ref()?;
+    let mut all = policy.workloads.iter().flat_map(|part| &part.list);
+    all.find(|workload| workload.workload.name == *name)
+}
+
+/// Of a finding about a content: the part of the pod that it is in, empty for the whole of it. `None` for all
+/// other findings.
+fn part_of(finding: &Finding) -> Option<&str> {
+    let part = OF_CONTENTS
+        .iter()
+        .find_map(|text| finding.text.strip_suffix(text))?;
+    Some(part.strip_suffix(": ").unwrap_or(part))
+}
+
+/// The part of the pod in which a content was found, as a finding says; empty where none does.
+fn part_with<'a>(pod: &'a PodVerdict, deviation: &Deviation) -> &'a str {
+    let digest = deviation.digest.to_string();
+    let found = pod.findings.iter().filter(|finding| {
+        finding.path.as_ref() == Some(&deviation.path) && finding.found.as_ref() == Some(&digest)
+    });
+    found.filter_map(part_of).next().unwrap_or_default()
 }
 
 /// The reference file to patch, of those that count in this partition alone: the one that has the path, else
@@ -287,7 +344,7 @@ impl Suggested {
         for image in &self.images {
             out.line(format_args!(
                 "# if {} was upgraded, its new values are the better way: cgpath policy from-image NEW -o \
-                 NEW.json, and NEW.json in `references` of its pods",
+                 NEW.json, and NEW.json in `references` of its pods or containers",
                 escape(image.as_bytes())
             ))?;
         }

@@ -2,7 +2,7 @@
 //! advisories.
 
 use super::busy;
-use crate::serve::site::{Site, appraised, fails};
+use crate::serve::site::{Site, appraised, fails, ok};
 use cgpath_testkit::{AttestationKey, KeyKind, Node};
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -96,4 +96,33 @@ fn cve_2025_13609_a_taken_name_is_not_given_to_another_tpm() {
     assert_eq!(answer.kind(), (403, "unknown-key".into()));
     let answer = client.submit("worker-1", &node.attest(&nonce).to_cbor()).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The other direction: one TPM under two names would be two nodes that are one machine. That may be meant,
+/// so it is said and not refused.
+#[test]
+fn a_key_that_is_enrolled_under_a_second_name_is_named() {
+    let site = Site::new();
+    let mut node = busy();
+    let enrol = |node: &Node, name: &str| -> serde_json::Value {
+        let policy = site.policy(node, name);
+        let key = hex::encode(node.ak.name());
+        let args = ["add", name, "--ak", &key, "--policy", policy.to_str().unwrap()];
+        serde_json::from_str(&ok(&site.node(&args))).unwrap()
+    };
+    assert!(enrol(&node, "worker-1").get("same_key").is_none());
+    assert_eq!(
+        enrol(&node, "worker-2")["same_key"],
+        serde_json::json!(["worker-1"])
+    );
+    let policy = site.policy(&node, "worker-3");
+    let key = site.path("ak.pub");
+    std::fs::write(&key, node.ak.public()).unwrap();
+    let mut args: Vec<std::ffi::OsString> = ["node", "add", "worker-3", "--ak"].map(Into::into).into();
+    args.extend([key.into(), "--policy".into(), policy.into()]);
+    args.extend(["--store".into(), site.store().into()]);
+    let text = ok(&args);
+    assert!(text.contains("SAME KEY as worker-1, worker-2"), "{text}");
+    node.ak = AttestationKey::new(KeyKind::EcdsaP256, 2);
+    assert!(enrol(&node, "worker-4").get("same_key").is_none());
 }

@@ -3,7 +3,7 @@
 use super::{busy, conclude};
 use cgpath_appraisal::Verdict;
 use cgpath_evidence::{EventKind, FileHash};
-use cgpath_testkit::{Actor, Node, pod, sha256};
+use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,6 +29,9 @@ impl Folder {
             let name = format!("{name}.json");
             folder.write(&name, node.reference(&name).unwrap());
         }
+        if let Some(workloads) = node.reference("workloads.yaml") {
+            folder.write("workloads.yaml", workloads);
+        }
         folder.write("evidence.cbor", node.attest(NONCE).to_cbor());
         folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
         folder
@@ -36,6 +39,15 @@ impl Folder {
 
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         std::fs::write(self.0.path().join(name), bytes).unwrap();
+    }
+
+    /// The values of this name are those of an image, which is called as the file.
+    fn of_image(&self, name: &str) {
+        let path = self.0.path().join(format!("{name}.json"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = text.replacen("\"kind\":\"rootfs\"", "\"kind\":\"image\"", 1);
+        assert_ne!(changed, text);
+        std::fs::write(path, changed).unwrap();
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Output {
@@ -218,6 +230,7 @@ fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one
     let shared = yaml.replace(&format!("{}.json", pod(2)), &format!("{uid}.json"));
     assert_ne!(shared, yaml);
     folder.write("node.yaml", &shared);
+    folder.of_image(&uid);
     folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
     let wrong = |verdict: &Verdict| -> Vec<bool> {
         let one = |n| !verdict.pod(pod(n)).unwrap().filehash_err.is_empty();
@@ -226,6 +239,7 @@ fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one
     assert_eq!(wrong(&folder.verdict()), [true, true]);
 
     let suggested = folder.suggest().unwrap();
+    assert_eq!(suggested["images"], serde_json::json!([format!("{uid}.json")]));
     let file = format!("{uid}.suggested.json");
     let new = suggested["new_files"].as_array().unwrap();
     assert_eq!(new.len(), 2, "{suggested}");
@@ -252,4 +266,56 @@ fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one
         verdict.pod(pod(1)).unwrap().learned,
         "nobody made it from an image"
     );
+}
+
+#[test]
+fn of_a_pod_of_a_workload_it_is_said_what_to_do() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let [web, log] = [1, 3].map(pod);
+    node.workloads = Some(format!(
+        "version: 2
+workloads:
+  - name: shop/web
+    match: {{namespace: shop}}
+    containers:
+      web: {{references: [{web}.json]}}
+      log: {{references: [{log}.json]}}
+"
+    ));
+    let uid = pod(20);
+    let (id, app) = ("ab".repeat(32), sha256(b"another app"));
+    node.name_pod(uid, "shop", &[]);
+    node.name_container(uid, &id, "web");
+    let actor = Actor::container(uid, &id, "", "/bin/app");
+    node.execute(&actor, "/bin/app", &app);
+    node.execute(&actor, "/tmp/new", &sha256(b"new"));
+    let folder = Folder::of(&mut node);
+    folder.of_image(&web.to_string());
+    folder.of_image(&log.to_string());
+    folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
+
+    let suggested = folder.suggest().unwrap();
+    assert_eq!(
+        (&suggested["added"], &suggested["patch"]),
+        (&0.into(), &"".into())
+    );
+    assert_eq!(suggested["new_files"], serde_json::json!([]));
+    assert_eq!(suggested["images"], serde_json::json!([format!("{web}.json")]));
+    let left: Vec<&str> = suggested["not_suggested"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    // One line for each content, and none for the finding about it.
+    assert_eq!(left.len(), 2, "{left:#?}");
+    for (path, digest) in [("/bin/app", app), ("/tmp/new", sha256(b"new"))] {
+        let place = format!("{path} {digest}: in pod shop/web ({uid}), container web: ");
+        let line = left.iter().find(|line| line.starts_with(&place));
+        let line = line.unwrap_or_else(|| panic!("{place}: {left:#?}"));
+        assert!(
+            line.contains("cgpath policy from-image") && line.contains("`references`"),
+            "{line}"
+        );
+    }
 }

@@ -122,6 +122,25 @@ fn a_new_policy_appraises_all_evidence_of_the_boot_again_without_asking_the_node
         "untrusted"
     );
     assert_eq!(round(&client, &mut node)["node"]["state"], "trusted");
+
+    // What changes nothing is one line, however many verdicts there are; the JSON has each.
+    let history = || -> Value { serde_json::from_str(&ok(&site.node(&["history", "worker-1"]))).unwrap() };
+    let shown = || ok(&["node", "history", "worker-1", "--store", store]);
+    let (before, lines) = (history(), shown().lines().count());
+    let (_, again) = appraised(&site.node(&["policy", "worker-1", new]));
+    assert_eq!(again["rejudged"], 3);
+    assert_eq!(
+        history().as_array().unwrap().len(),
+        before.as_array().unwrap().len() + 3
+    );
+    let text = shown();
+    assert_eq!(text.lines().count(), lines + 1, "{text}");
+    let newest = text.lines().next().unwrap();
+    assert!(
+        newest.contains("UTC  3 verdicts, 1 to 3: each is trusted or UNTRUSTED as before; "),
+        "{text}"
+    );
+    assert!(text.contains("verdict 2: was UNTRUSTED, is trusted; "), "{text}");
 }
 
 #[test]

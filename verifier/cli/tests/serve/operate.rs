@@ -4,7 +4,7 @@
 use super::back::{explain, round};
 use super::rounds;
 use super::site::{Client, Server, Site, appraised, busy, cgpath, fails, ok};
-use cgpath_testkit::{Actor, AttestationKey, KeyKind, pod, sha256};
+use cgpath_testkit::{Actor, AttestationKey, KeyKind, Node, pod, sha256};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -32,10 +32,31 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
+    // As an operator calls a pod.
+    let policy = site.path("policy-worker-1/node.yaml");
+    let yaml = std::fs::read_to_string(&policy).unwrap();
+    let named = yaml.replace("name: pod-1,", "name: shop/web,");
+    assert_ne!(named, yaml);
+    std::fs::write(&policy, named).unwrap();
+    let policy = policy.to_str().unwrap();
+    ok(&site.node(&["add", "worker-1", "--replace", "--policy", policy]));
     assert_eq!(standing(&site), (1, "no-evidence".into()));
     let (server, client) = site.serve(&["--stale-after", "3600"]);
     round(&client, &mut node);
     assert_eq!(standing(&site), (0, "trusted".into()));
+    let metrics = client.get("/metrics").text();
+    for (n, names) in [
+        (1, "namespace=\"shop\",pod=\"shop/web\""),
+        (2, "namespace=\"\",pod=\"pod-2\""),
+    ] {
+        let labels = format!("{{node=\"worker-1\",uid=\"{}\",{names}}}", pod(n));
+        for sample in [
+            format!("cgpath_pod_trusted{labels} 1\n"),
+            format!("cgpath_pod_executions{labels} 1\n"),
+        ] {
+            assert!(metrics.contains(&sample), "{sample} is missing in {metrics}");
+        }
+    }
 
     // What strangers send in its name does not make another of it while its own evidence comes.
     let mut other = node.clone();
@@ -210,11 +231,14 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
     let site = Site::new();
     let mut node = busy();
     site.enrol(&node, "worker-1");
-    let (_server, client) = site.serve(&[]);
+    site.enrol(&node, "worker-2");
+    let (server, client) = site.serve(&[]);
     let (_, mut last) = rounds::whole(&client, &mut node);
+    let mut sent = vec![last.clone()];
     for _ in 0..3 {
         node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
         last = rounds::next(&client, &mut node, &last).1;
+        sent.push(last.clone());
     }
     let store = site.store();
     let of_store = ["--store", store.to_str().unwrap(), "--node", "worker-1"];
@@ -222,6 +246,23 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
     let export = ["export", "--format", "cbor", "-o", file.to_str().unwrap()];
     ok(&[&export[..], &of_store].concat());
     assert_eq!(std::fs::read(&file).unwrap(), last.to_cbor());
+    // Each round by its number, the newest first.
+    let history = client.get("/v1/nodes/worker-1/history").json();
+    let numbers: Vec<String> = history["verdicts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|verdict| verdict["id"].to_string())
+        .collect();
+    assert_eq!(numbers.len(), sent.len());
+    for (number, round) in numbers.iter().zip(sent.iter().rev()) {
+        ok(&[&export[..], &of_store, &["--verdict", number]].concat());
+        assert_eq!(std::fs::read(&file).unwrap(), round.to_cbor(), "{number}");
+    }
+    // By its own nonce and under the node's policy as it is now.
+    let (code, verdict) =
+        appraised(&[&["verify", "--json"], &of_store[..], &["--verdict", &numbers[1]]].concat());
+    assert_eq!((code, &verdict["trusted"]), (0, &true.into()));
 
     // Key, nonce and policy are those of the store; each may be another one.
     let appraised = |more: &[&str]| appraised(&[&["verify", "--json"], &of_store[..], more].concat());
@@ -262,7 +303,51 @@ fn evidence_that_a_store_keeps_in_parts_is_had_whole() {
         assert_eq!(fails(&[command, &of_store[..2]].concat())["kind"], "usage");
         let other = [&of_store[..3], &["worker-9"]].concat();
         assert_eq!(fails(&[command, &other].concat())["kind"], "unknown-node");
+        // A verdict that there is not, one of another node, and none at all.
+        let numbered = |of: &[&str], number: &str| fails(&[command, of, &["--verdict", number]].concat());
+        assert_eq!(numbered(&of_store, "4711")["kind"], "no-verdict");
+        let other = [&of_store[..3], &["worker-2"]].concat();
+        assert_eq!(numbered(&other, &numbers[0])["kind"], "no-verdict");
+        assert_eq!(numbered(&of_store, "0")["kind"], "usage");
+        assert_eq!(numbered(&["file.cbor"], &numbers[0])["kind"], "usage");
     }
+
+    // Of what is over the limit the last of each node is left.
+    drop(server);
+    let (_server, _) = site.serve(&["--keep-evidence", "0"]);
+    let numbered = [&export[..], &["--json"], &of_store, &["--verdict"]].concat();
+    let refused = fails(&[&numbered[..], &[numbers[3].as_str()]].concat());
+    assert_eq!(refused["kind"], "no-evidence", "{refused}");
+    assert!(
+        refused["error"]
+            .as_str()
+            .unwrap()
+            .contains("is not kept any more"),
+        "{refused}"
+    );
+    ok(&[&numbered[..], &[numbers[0].as_str()]].concat());
+}
+
+#[test]
+fn what_a_node_in_the_store_booted_becomes_values_for_its_policy() {
+    let site = Site::new();
+    let mut node = Node::boot(KeyKind::EcdsaP256).with_boot(|_| ());
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    let (_, evidence) = rounds::whole(&client, &mut node);
+    let store = site.store();
+    let said = ok(&[
+        "policy",
+        "from-boot",
+        "--json",
+        "--store",
+        store.to_str().unwrap(),
+        "--node",
+        "worker-1",
+    ]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let learned = cgpath_refvals::learned_boot::from_boot(&evidence.boot.unwrap()).unwrap();
+    assert_eq!(said["boot"], learned.yaml());
 }
 
 #[test]

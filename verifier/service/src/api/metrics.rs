@@ -3,6 +3,7 @@
 //! Made anew for each scrape from what is kept, so that a restart loses nothing and a removed node is gone.
 
 use crate::api::answers::{NodeSummary, ScopedSummary};
+use crate::api::readers::namespace;
 use crate::webhook::Waiting;
 use cgpath_appraisal::{PodVerdict, State, Verdict};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -22,6 +23,7 @@ struct Node {
 struct Pod {
     node: String,
     uid: String,
+    namespace: String,
     pod: String,
 }
 
@@ -137,10 +139,12 @@ impl Metrics {
 
     fn pods(&mut self, node: &str, pods: &[PodVerdict]) {
         for pod in pods {
+            let name = pod.name.clone().unwrap_or_default();
             let label = Pod {
                 node: node.to_owned(),
                 uid: pod.uid.to_string(),
-                pod: pod.name.clone().unwrap_or_default(),
+                namespace: namespace(&name).unwrap_or_default().to_owned(),
+                pod: name,
             };
             let trusted = i64::from(pod.state == State::Trusted);
             self.pod_trusted.get_or_create(&label).set(trusted);

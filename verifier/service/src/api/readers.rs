@@ -91,9 +91,14 @@ impl Scope {
 
     /// The same for a pod of this UID and this name in the policy.
     pub fn names(&self, uid: PodUid, name: Option<&str>) -> bool {
-        let namespace = name.and_then(|name| name.split_once('/'));
-        self.pods.contains(&uid) || namespace.is_some_and(|(ns, _)| self.namespaces.contains(ns))
+        let namespace = name.and_then(namespace);
+        self.pods.contains(&uid) || namespace.is_some_and(|ns| self.namespaces.contains(ns))
     }
+}
+
+/// The namespace of a pod that the policy calls `namespace/name`.
+pub(super) fn namespace(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(namespace, _)| namespace)
 }
 
 /// Which reader it is, for what each has a share of: the digest of its token, or nothing for this machine.

@@ -35,6 +35,8 @@ pub struct Current {
 
 /// What tells that a file is another than before.
 type Stamp = Option<(u64, u64, i64, i64)>;
+/// Those of certificate and key.
+type Stamps = (Stamp, Stamp);
 
 fn stamp(path: &Path) -> Stamp {
     let file = std::fs::metadata(path).ok()?;
@@ -77,32 +79,40 @@ impl Current {
 
     /// Follows the files, and makes the certificate anew before it runs out, for as long as the service runs.
     pub async fn keep(self: Arc<Current>, store: Arc<Store>) {
-        let stamps = |current: &Current| (stamp(&current.certificate), stamp(&current.key));
-        let mut known = stamps(&self);
+        let mut known = self.stamps();
         let mut looks = 0_u32;
         loop {
             tokio::time::sleep(LOOK).await;
             looks = (looks + 1) % RENEW;
-            tokio::task::block_in_place(|| {
-                if looks == 0
-                    && let Err(error) = setup::renew(&store, OffsetDateTime::now_utc())
-                {
-                    tracing::error!(%error, "the server's certificate cannot be made anew");
-                }
-                let now = stamps(&self);
-                if now == known {
-                    return;
-                }
-                match self.again() {
-                    Ok(()) => {
-                        known = now;
-                        tracing::info!("another certificate is shown from now on");
-                    }
-                    // Perhaps the other file follows.
-                    Err(error) => tracing::warn!(%error, "the new certificate is not shown"),
-                }
-            });
+            let asked = (looks == 0).then(OffsetDateTime::now_utc);
+            tokio::task::block_in_place(|| self.look(&store, &mut known, asked));
         }
+    }
+
+    /// One look: makes the certificate anew if it soon runs out at the time `asked`, and shows what is in
+    /// the files if that is not what is `known`.
+    fn look(&self, store: &Store, known: &mut Stamps, asked: Option<OffsetDateTime>) {
+        if let Some(now) = asked
+            && let Err(error) = setup::renew(store, now)
+        {
+            tracing::error!(%error, "the server's certificate cannot be made anew");
+        }
+        let stamps = self.stamps();
+        if stamps == *known {
+            return;
+        }
+        match self.again() {
+            Ok(()) => {
+                *known = stamps;
+                tracing::info!("another certificate is shown from now on");
+            }
+            // Perhaps the other file follows.
+            Err(error) => tracing::warn!(%error, "the new certificate is not shown"),
+        }
+    }
+
+    fn stamps(&self) -> Stamps {
+        (stamp(&self.certificate), stamp(&self.key))
     }
 }
 
@@ -111,5 +121,37 @@ impl ResolvesServerCert for Current {
         Some(Arc::clone(
             &self.pair.read().unwrap_or_else(PoisonError::into_inner),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_runs_out_is_shown_anew_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("v");
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+        setup::init(&dir, &["v.example".to_owned()], at(1_800_000_000)).unwrap();
+        let store = Store::open(&dir).unwrap();
+        let (certificate, key) = (dir.join(setup::SERVER), dir.join(setup::SERVER_KEY));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let current = Current::read(&certificate, &key, provider).unwrap();
+        let shown = || current.pair.read().unwrap().cert.clone();
+        let first = shown();
+        let due = setup::not_after(&store).unwrap().unwrap() - setup::RENEW_DAYS * 86_400;
+        let mut known = current.stamps();
+        for asked in [None, Some(at(due - 1))] {
+            current.look(&store, &mut known, asked);
+            assert_eq!(shown(), first);
+        }
+        current.look(&store, &mut known, Some(at(due)));
+        let second = shown();
+        assert_ne!(second, first);
+        let in_file = CertificateDer::pem_file_iter(&certificate).unwrap();
+        assert_eq!(second, in_file.collect::<Result<Vec<_>, _>>().unwrap());
+        current.look(&store, &mut known, Some(at(due)));
+        assert_eq!(shown(), second);
     }
 }

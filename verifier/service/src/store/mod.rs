@@ -30,7 +30,7 @@ pub use policies::kept_references;
 pub use refusals::Refusal;
 pub use retention::Limits;
 pub use verdicts::{Commit, StoredVerdict};
-pub use waivers::{Change, Forgotten, Past, Reappraised};
+pub use waivers::{Change, Forgotten, Past, ReappraisalNote, Reappraised};
 
 use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
