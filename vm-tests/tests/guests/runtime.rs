@@ -207,6 +207,8 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     assert!(collector.wait(PATIENCE).unwrap().is_some());
     all.push(run(MEANWHILE, "main", &["/app/idle"]));
     let _collector = scenario::start_collector(&node.vm, &node.plan).unwrap();
+    // It answers when it has read what it kept.
+    node.fresh().unwrap();
     named(3);
     let round = node.fresh().unwrap();
     are_named(&round.evidence().unwrap(), &all);
