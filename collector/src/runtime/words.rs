@@ -206,6 +206,7 @@ mod tests {
             labels: [("app", "till"), ("tier", "front")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .to_vec(),
+            labels_left_out: false,
         };
         let named: Vec<&Named> = words.stated.iter().map(|stated| &stated.named).collect();
         assert_eq!(named[0], &Named::Pod(pod));
