@@ -278,11 +278,11 @@ mod tests {
     fn what_many_parts_used_and_may_not_is_listed_once_for_each_reason() {
         const FILES: u32 = 100_000;
         let mut tally = Tally::default();
+        let of = |n: u32| (n.to_be_bytes(), Bank::Sha256.hash(&[&n.to_be_bytes()]));
+        let files: Vec<_> = (0..FILES).map(of).collect();
         let mut saw = |seen: Seen| {
-            for n in 0..FILES {
-                let path = n.to_be_bytes();
-                let digest = Bank::Sha256.hash(&[&path]);
-                tally.saw_in_part(&path, Some(&digest), (0, 1), seen);
+            for (path, digest) in &files {
+                tally.saw_in_part(path, Some(digest), (0, 1), seen);
             }
             (tally.deviations.fnf.len(), tally.deviations.filehash_err.len())
         };
