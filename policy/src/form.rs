@@ -70,12 +70,13 @@ impl<'de, S: de::DeserializeSeed<'de> + Copy> de::Visitor<'de> for List<S> {
     }
 }
 
-/// A list of mappings, within its limit: none has the `key` of another. One that has is refused where it
-/// stands, and `named` is what it is called then.
+/// A list of mappings, within its limit: none has the `key` of another, nor a `fault` of its own. One that has
+/// is refused where it stands, and `named` is what it is called where it stands twice.
 pub(crate) fn distinct<'de, D, T, K>(
     d: D,
     key: fn(&T) -> K,
     named: fn(&T) -> String,
+    fault: fn(&T) -> Option<String>,
 ) -> core::result::Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -84,7 +85,12 @@ where
 {
     let seen = RefCell::new(BTreeSet::new());
     let seen = &seen;
-    d.deserialize_seq(List(Distinct { seen, key, named }))
+    d.deserialize_seq(List(Distinct {
+        seen,
+        key,
+        named,
+        fault,
+    }))
 }
 
 /// An item of such a list.
@@ -92,6 +98,7 @@ struct Distinct<'a, T, K> {
     seen: &'a RefCell<BTreeSet<K>>,
     key: fn(&T) -> K,
     named: fn(&T) -> String,
+    fault: fn(&T) -> Option<String>,
 }
 
 impl<T, K> Clone for Distinct<'_, T, K> {
@@ -106,11 +113,10 @@ impl<'de, T: Deserialize<'de>, K: Ord> de::DeserializeSeed<'de> for Distinct<'_,
     type Value = T;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> core::result::Result<T, D::Error> {
         whole(d, |item: &T| {
-            let is_new = self.seen.borrow_mut().insert((self.key)(item));
-            match is_new {
-                true => Ok(()),
-                false => Err(format!("{} stands twice in the list", (self.named)(item))),
+            if !self.seen.borrow_mut().insert((self.key)(item)) {
+                return Err(format!("{} stands twice in the list", (self.named)(item)));
             }
+            (self.fault)(item).map_or(Ok(()), Err)
         })
     }
 }

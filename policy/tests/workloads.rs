@@ -1,10 +1,11 @@
 //! Properties of policies of version 2: the two files, the look-up in them, and how version 1 becomes them.
 
 use cgpath_evidence::{Bank, Digest, PodUid};
+use cgpath_policy::corim::Manifest;
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
-    Basis, ContentMatch, Error, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
-    SourceKind, WorkloadsFile,
+    Basis, ContentMatch, Error, Hidden, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected,
+    Source, SourceKind, WorkloadsFile,
 };
 use std::path::Path;
 
@@ -54,7 +55,7 @@ fn values(name: &str) -> Result<Vec<u8>, String> {
     let files: &[(&str, &str)] = match name {
         "rootfs.json" => &[("/usr/sbin/cgpathd", "collector"), ("/usr/sbin/runc", "runc")],
         "pause.json" => &[("/pause", "pause")],
-        "web.json" | "shared/web.json" => &[("/bin/app", "web")],
+        "web.json" | "shared/web.json" | "/values/web.json" => &[("/bin/app", "web")],
         "log.json" | "shared/log.json" => &[("/bin/app", "log")],
         other => return Err(format!("no file {other}")),
     };
@@ -142,7 +143,7 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     let workload = &policy.workloads.as_ref().unwrap().list[0];
     let look_up = |container: &str, path: &'static str, content: &str| {
         let container = workload.container(container).unwrap();
-        policy.judge_container(container, Name::True(path.as_bytes()), &sha256(content))
+        policy.look_up_container(container, Name::True(path.as_bytes()), &sha256(content))
     };
     let accepted = |basis| ContentMatch::Accepted {
         basis,
@@ -157,7 +158,7 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     assert_eq!(look_up("web", "/memfd:x", "runc"), accepted(Basis::RuntimeFile));
     assert_eq!(look_up("web", "/pause", "pause"), ContentMatch::UnknownPath);
     let outside = |path: &'static str, content: &str| {
-        policy.judge_pod_runtime(Name::True(path.as_bytes()), &sha256(content))
+        policy.look_up_pod_runtime(Name::True(path.as_bytes()), &sha256(content))
     };
     assert_eq!(outside("/pause", "pause"), accepted(Basis::Sandbox));
     assert_eq!(outside("/memfd:x", "runc"), accepted(Basis::RuntimeFile));
@@ -177,6 +178,37 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
             .accepted_in_workloads(Name::True(b"/bin/app"), &sha256("x"))
             .is_none()
     );
+}
+
+#[test]
+fn what_an_exclude_hides_in_any_part_of_a_pod_is_accepted_where_it_is_not_known_whose_it_is() {
+    let is_accepted = |policy: &Policy, path: &'static str| {
+        let name = Name::True(path.as_bytes());
+        policy.accepted_in_workloads(name, &sha256("x")).is_some()
+    };
+    let of_node = node("version: 2", "workloads: workloads.yaml")
+        .replace("[pause.json]", "[pause.json], excludes: ['^/run/']");
+    let of_web = WORKLOADS.replacen("[web.json]", "[web.json], excludes: ['^/tmp/']", 1);
+    let policy = load_with(&of_node, &of_web).unwrap();
+    assert!(is_accepted(&policy, "/run/x") && is_accepted(&policy, "/tmp/x"));
+    assert!(!is_accepted(&policy, "/var/x"));
+    let policy = load(WORKLOADS).unwrap();
+    assert!(!is_accepted(&policy, "/run/x") && !is_accepted(&policy, "/tmp/x"));
+}
+
+#[test]
+fn a_workloads_name_has_the_namespace_of_its_match_or_means_one_pod_by_its_uid() {
+    let bare = |name: &str, more: &str| {
+        let text = WORKLOADS.replace("name: bare", &format!("name: {name}"));
+        load(&text.replace("{uid: ", &format!("{{{more}uid: "))).is_ok()
+    };
+    assert!(bare("kube-system/etcd", "") && bare("etcd", "namespace: bank, "));
+    assert!(bare("bank/etcd", "namespace: bank, ") && !bare("shop/etcd", "namespace: bank, "));
+    let by_labels = |name: &str| {
+        let text = WORKLOADS.replace("name: shop/any", &format!("name: {name}"));
+        load(&text.replace("{namespace: shop}", "{labels: {app: any}}")).is_ok()
+    };
+    assert!(by_labels("any") && !by_labels("shop/any") && !by_labels("/any"));
 }
 
 fn refused(workloads: &str) -> (usize, String) {
@@ -261,6 +293,8 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
             8,
             "workload \"shop/web\" stands twice",
         ),
+        ("name: shop/any", "name: bank/any", 8, "does not have"),
+        ("{namespace: shop}", "{labels: {a: b}}", 8, "does not have"),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
         (
             "workloads:",
@@ -317,6 +351,9 @@ fn files_of_the_workload_part_stand_beside_it_and_its_digest_is_the_same_for_all
     assert_ne!(digest(&a), digest(&changed));
     assert_ne!(a.digest(), changed.digest());
     assert_eq!(b.users_of("shared/web.json"), ["shop/web"]);
+    let absolute = WORKLOADS.replace("web.json", "/values/web.json");
+    let c = load_with(&shared, &absolute).unwrap();
+    assert_eq!(c.users_of("/values/web.json"), ["shop/web"]);
     let absent = load(&WORKLOADS.replace("web.json", "absent.json"))
         .unwrap_err()
         .to_string();
@@ -376,6 +413,19 @@ fn every_laxer_value_of_workloads_is_repeated() {
 }
 
 #[test]
+fn a_manifest_of_a_policy_names_the_workloads_that_it_does_not_have() {
+    let (manifest, left_out) = Manifest::of_policy("id".into(), &load(WORKLOADS).unwrap());
+    assert!(manifest.pods.is_empty());
+    for name in ["shop/web", "shop/any", "bare"] {
+        let begin = format!("workloads: {name}: ");
+        assert!(
+            left_out.iter().any(|line| line.starts_with(&begin)),
+            "{left_out:?}"
+        );
+    }
+}
+
+#[test]
 fn version_1_becomes_version_2_with_its_comments_and_says_the_same() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for example in [
@@ -409,6 +459,34 @@ fn the_workloads_that_the_documents_show_can_be_read() {
 }
 
 #[test]
+fn what_version_1_accepts_of_the_sandbox_in_a_container_version_2_accepts_after_it_is_migrated() {
+    let pods = format!("pods: [{{uid: {UID}, name: shop/web, references: [web.json]}}]");
+    let of_node = |version: &str, rest: &str| {
+        node(version, rest).replace("[pause.json]", "[pause.json], excludes: ['^/run/']")
+    };
+    let old_text = of_node("version: 1", &pods);
+    let made = to_version_2("x", old_text.as_bytes(), "workloads.yaml").unwrap();
+    let old = load_with(&old_text, "").unwrap();
+    let new = load_with(&made.node, &made.workloads).unwrap();
+    let uid = PodUid::parse(UID.as_bytes()).unwrap();
+    let container = new.workloads.as_ref().unwrap().list[0].container("any").unwrap();
+    for (path, content, is_accepted) in [
+        ("/pause", "pause", true),
+        ("/bin/app", "web", true),
+        ("/bin/app", "log", false),
+    ] {
+        let name = || Name::True(path.as_bytes());
+        let digest = sha256(content);
+        let before = old.look_up_pod(&uid, name(), &digest).unwrap();
+        assert_eq!(before.is_accepted(), is_accepted, "{path} {content}");
+        let matched = new.look_up_container(container, name(), &digest);
+        assert_eq!(matched.is_accepted(), is_accepted, "{path} {content}");
+    }
+    assert_eq!(old.hides_in_pod(&uid, Name::True(b"/run/x")), Hidden::Yes);
+    assert_eq!(container.allowed.hides(Name::True(b"/run/x")), Hidden::Yes);
+}
+
+#[test]
 fn pods_with_everything_that_one_can_have_are_migrated_and_equal_names_are_told_apart() {
     let pods = "pods:
   # of the shop
@@ -431,6 +509,10 @@ min-reboot: 11";
         made.node
     );
     let part = WorkloadsFile::from_yaml("w.yaml", made.workloads.as_bytes()).unwrap();
+    // What version 1 accepts in every container.
+    let references = |n: usize| part.workloads[n].containers["*"].references.clone();
+    assert_eq!(references(0), ["web.json", "log.json", "pause.json"]);
+    assert_eq!(references(1), ["web.json", "pause.json"]);
     let names: Vec<&str> = part.workloads.iter().map(|w| w.name.as_str()).collect();
     assert_eq!(names, ["a \"b", "same", "33333333-3333-4333-8333-333333333333"]);
     assert_eq!(

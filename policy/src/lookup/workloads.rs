@@ -138,11 +138,11 @@ impl Workloads {
     }
 }
 
-/// The name of a file beside another one.
+/// The name of a file beside another one; an absolute one is as it is.
 fn beside(file: &str, name: &str) -> String {
     match file.rsplit_once('/') {
-        Some((folder, _)) => format!("{folder}/{name}"),
-        None => name.to_owned(),
+        Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}"),
+        _ => name.to_owned(),
     }
 }
 
@@ -187,9 +187,9 @@ impl Loader<'_> {
 }
 
 impl Policy {
-    /// Judges a content found in a container: by the container's own values, then the runtime files by hash,
-    /// since the runtime runs a copy of itself while it sets the container up.
-    pub fn judge_container(
+    /// Looks up a content found in a container: in its own values, then the runtime files by hash, since the
+    /// runtime runs a copy of itself while it sets the container up.
+    pub fn look_up_container(
         &self,
         container: &ContainerPolicy,
         name: Name<'_>,
@@ -202,9 +202,9 @@ impl Policy {
         }
     }
 
-    /// Judges a content found in a pod and outside of all its containers: by the sandbox's values, then the
+    /// Looks up a content found in a pod and outside of all its containers: in the sandbox's values, then the
     /// runtime files by hash.
-    pub fn judge_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
+    pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
         match self.sandbox.look_up(name, digest) {
             ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
                 basis: Basis::Sandbox,
@@ -218,17 +218,21 @@ impl Policy {
     /// contents of which it is not known whose they are.
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
-        let outside = core::iter::once_with(|| self.judge_pod_runtime(name, digest));
+        let excluded = |basis| ContentMatch::Accepted {
+            basis,
+            learned: false,
+        };
         let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
+        let outside = core::iter::once_with(|| match hides(&self.sandbox) {
+            true => excluded(Basis::Sandbox),
+            false => self.look_up_pod_runtime(name, digest),
+        });
         let inside = workloads
             .list
             .iter()
             .flat_map(|workload| workload.containers.values());
         let inside = inside.map(|container| match hides(&container.allowed) {
-            true => ContentMatch::Accepted {
-                basis: Basis::Own,
-                learned: false,
-            },
+            true => excluded(Basis::Own),
             false => container.allowed.look_up(name, digest),
         });
         outside.chain(inside).find(ContentMatch::is_accepted)

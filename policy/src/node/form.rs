@@ -83,7 +83,12 @@ impl<'de> Deserialize<'de> for WrittenUid {
 }
 
 pub(super) fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pod>, D::Error> {
-    distinct(d, |pod: &Pod| pod.uid, |pod| format!("pod {}", pod.shown_uid()))
+    distinct(
+        d,
+        |pod: &Pod| pod.uid,
+        |pod| format!("pod {}", pod.shown_uid()),
+        |_| None,
+    )
 }
 
 /// The name of a file beside the policy.

@@ -267,7 +267,7 @@ impl Progress {
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
             v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
-            called.step(&records);
+            called.step(&records, policy);
             findings.absorb(called.malformed());
             nameless.extend(
                 records
@@ -430,8 +430,8 @@ impl Case<'_, '_> {
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
         let mut waits = Waits::new(self.before, context.now);
         let names = Names {
-            stated: round.pods,
-            called: self.called,
+            pod_info: round.pods,
+            named: self.called,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,

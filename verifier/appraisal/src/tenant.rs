@@ -605,11 +605,11 @@ impl Case<'_> {
         usage.step(&scene, &records);
         let accepted = Acceptances::default();
         let mut called = Called::default();
-        called.step(&records);
+        called.step(&records, self.policy);
         findings.absorb(called.malformed());
         let names = Names {
-            stated: &[],
-            called: &called,
+            pod_info: &[],
+            named: &called,
             predating: &[],
             provenance: Provenance::Observed,
             policy: self.policy,

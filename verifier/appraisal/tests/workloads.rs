@@ -4,8 +4,9 @@
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
 use crate::ways::{self, Ways};
+use cgpath_appraisal::explain::explain;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
-use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodUid};
+use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 
@@ -204,6 +205,43 @@ fn a_content_of_a_neighbour_fails_its_pod_alone_and_names_the_container() {
 }
 
 #[test]
+fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    case.in_container(pod(20), 2, 3);
+    let web = Actor::container(pod(20), &id(2), "", "/bin/app");
+    case.node.execute(&web, "/bin/other", &sha256(b"3/bin/app"));
+    let nonce = case.nonce();
+    let evidence = case.node.attest(&nonce);
+    let verdict = case.appraised(&evidence, &nonce);
+    let context = case.node.context(&nonce, None);
+    let lines = |words: &str| -> Vec<String> {
+        let finding = fails(&verdict, pod(20), Rule::PodContents, words);
+        let policy = case.node.policy();
+        let steps = explain(finding, &verdict, &evidence, &policy, &context);
+        steps
+            .into_iter()
+            .find(|step| step.what == "reference")
+            .unwrap()
+            .lines
+    };
+    let same_path = lines("container web: the file's content");
+    for begin in ["container log: ", "container web: "] {
+        assert!(
+            same_path.iter().any(|line| line.starts_with(begin)),
+            "{same_path:?}"
+        );
+    }
+    let same_content = lines("container web: no reference value");
+    let begin = "container log: the content that was found is accepted at /bin/app";
+    assert!(
+        same_content.len() == 1 && same_content[0].starts_with(begin),
+        "{same_content:?}"
+    );
+}
+
+#[test]
 fn a_group_that_is_named_after_a_neighbour_is_its_containers() {
     for below in [
         format!("/{}", id(3)),
@@ -323,6 +361,31 @@ fn a_runtime_that_lies_can_only_choose_among_what_the_policy_allows() {
 }
 
 #[test]
+fn a_pod_whose_labels_are_left_out_is_matched_by_namespace_and_by_no_label() {
+    let labels: Vec<(String, String)> = (0..300).map(|n| (format!("{n:03}"), String::new())).collect();
+    for (by, state) in [
+        ("namespace: shop", State::Trusted),
+        ("namespace: shop, labels: {app: web}", State::Unknown),
+    ] {
+        let mut case = Case::new("");
+        let workloads = case.node.workloads.as_mut().unwrap();
+        *workloads = workloads.replace("namespace: shop, labels: {app: web}", by);
+        let name = PodName::new("shop".into(), "pod-20".into(), labels.clone());
+        case.node.record_name(pod(20), Named::Pod(name));
+        for (n, name) in [(1, ""), (2, "web"), (3, "log")] {
+            case.node.name_container(pod(20), &id(n), name);
+        }
+        case.starts(pod(20), [1, 2, 3]);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
+        match state {
+            State::Trusted => assert!(verdict.trusted, "{verdict}"),
+            _ => node_fails(&verdict, "its labels are too many"),
+        }
+    }
+}
+
+#[test]
 fn what_the_runtime_said_first_holds_and_another_word_is_a_finding() {
     let mut case = Case::new("");
     case.names(pod(20), [1, 2, 3]);
@@ -415,6 +478,25 @@ fn a_container_waits_from_its_first_sight_though_its_pod_had_no_name_yet() {
     case.node.name_pod(pod(20), "shop", &WEB);
     assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
     case.after(1);
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "a container without a name",
+    );
+}
+
+#[test]
+fn a_container_waits_from_its_first_sight_though_it_used_nothing_then_that_needs_a_name() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    let silent = Actor::container(pod(20), &id(7), "", "/pause");
+    case.node.execute(&silent, "/pause", &sha256(b"pause"));
+    assert!(case.round().trusted);
+    case.after(LONG - 1);
+    assert!(case.round().trusted);
+    case.after(1);
+    case.in_container(pod(20), 7, 3);
     fails(
         &case.round(),
         pod(20),

@@ -12,7 +12,7 @@ use crate::rules::Rule;
 use crate::rules::names::{Part, PodCalled};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::uses::{Use, Uses};
-use crate::rules::v09_contents::of_judgement;
+use crate::rules::v09_contents::of_match;
 use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
@@ -39,7 +39,7 @@ pub(crate) struct Case {
     /// Its workload's name.
     pub name: Option<String>,
     /// What the runtime calls it, `namespace/name`.
-    pub called: Option<String>,
+    pub shown_name: Option<String>,
     /// Why it is unknown, in words.
     pub why: &'static str,
     pub containers: Vec<ContainerVerdict>,
@@ -76,7 +76,7 @@ pub(crate) fn appraise(
     let mut case = Case {
         standing: Standing::Known,
         name: None,
-        called: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+        shown_name: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
         why: "",
         containers: Vec::new(),
         tally: tally.without_parts(),
@@ -88,8 +88,14 @@ pub(crate) fn appraise(
         Selected::Workload(workload) => workload,
         Selected::None => {
             case.standing = Standing::Unknown;
-            case.why = "no workload of the policy matches this pod";
-            return case.unjudged(tally, called);
+            case.why = match pod.is_some_and(|pod| pod.labels_left_out) {
+                true => {
+                    "no workload of the policy matches this pod: its labels are too many or too long to be \
+                     recorded, so that none holds"
+                }
+                false => "no workload of the policy matches this pod",
+            };
+            return case.not_appraised(tally, called);
         }
         Selected::Undecided => {
             let settle = workloads.file.settle;
@@ -109,7 +115,7 @@ pub(crate) fn appraise(
             for id in ids(tally).filter(|id| !is_named(id)) {
                 waits.may_wait(uid, Some(id), settle);
             }
-            return case.unjudged(tally, called);
+            return case.not_appraised(tally, called);
         }
     };
     case.name = Some(workload.workload.name.clone());
@@ -129,7 +135,7 @@ impl Case {
     }
 
     /// Nothing can be expected of what was used: it is listed, and not accepted.
-    fn unjudged(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
+    fn not_appraised(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
         for uses in tally.parts.values() {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
@@ -259,12 +265,14 @@ impl Bench<'_> {
             Some(_) if is_opaque(name.bytes()) => true,
             Some(digest) => {
                 self.policy.sandbox.hides(name) != Hidden::Yes
-                    && !self.policy.judge_pod_runtime(name, digest).is_accepted()
+                    && !self.policy.look_up_pod_runtime(name, digest).is_accepted()
             }
         };
+        // It waits from its first sight, and not from what it used last.
+        let may_wait = waits.may_wait(self.uid, Some(id), self.settle);
         let is_open = uses.opaque_above().is_some() || uses.in_order().into_iter().any(is_open);
         // What the runtime itself runs there needs no name.
-        let state = if is_open && waits.may_wait(self.uid, Some(id), self.settle) {
+        let state = if is_open && may_wait {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
@@ -357,8 +365,8 @@ impl Bench<'_> {
             opinion.findings.push(finding);
         }
         let appraisal = match values {
-            Values::Container(container) => self.policy.judge_container(container, name, digest),
-            _ => self.policy.judge_pod_runtime(name, digest),
+            Values::Container(container) => self.policy.look_up_container(container, name, digest),
+            _ => self.policy.look_up_pod_runtime(name, digest),
         };
         match &appraisal {
             ContentMatch::Accepted { learned, .. } => opinion.learned = *learned,
@@ -366,7 +374,7 @@ impl Bench<'_> {
             _ => {}
         }
         let key = PartitionKey::Pod(self.uid);
-        let (seen, finding) = of_judgement(key, label, &appraisal, || allowed.paths_of(digest));
+        let (seen, finding) = of_match(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion
             .findings
