@@ -49,6 +49,8 @@ pub(crate) struct Tally {
     excluded_files: u64,
     /// Places in `files` by path and content.
     seen: HashTable<usize>,
+    /// Of which places some part's deviation is listed, and whether its path is known there.
+    deviated: HashSet<(usize, bool)>,
     hasher: DefaultHashBuilder,
     pub findings: Findings,
     /// Of files that somebody else changed.
@@ -75,6 +77,7 @@ impl Tally {
             deviations: self.deviations.clone(),
             excluded_files: self.excluded_files,
             seen: self.seen.clone(),
+            deviated: self.deviated.clone(),
             hasher: self.hasher.clone(),
             findings: self.findings.clone(),
             changed: self.changed.clone(),
@@ -135,32 +138,31 @@ impl Tally {
         seen: Seen,
     ) {
         let is_new = self.place(path, digest).is_none();
-        self.saw_often(path, digest, counts, seen);
-        let list = match seen {
-            Seen::UnknownPath if !is_new => &mut self.deviations.fnf,
-            Seen::WrongHash if !is_new => &mut self.deviations.filehash_err,
+        let at = self.saw_often(path, digest, counts, seen);
+        let (list, is_known) = match seen {
+            Seen::UnknownPath => (&mut self.deviations.fnf, false),
+            Seen::WrongHash => (&mut self.deviations.filehash_err, true),
             _ => return,
         };
-        let Some(digest) = digest else { return };
-        if !list
-            .iter()
-            .any(|known| known.path == path && known.digest == *digest)
-        {
-            list.push(Deviation {
-                path: path.to_vec(),
-                digest: digest.clone(),
-            });
+        // Another part may have listed the same; what is new is listed already.
+        if !self.deviated.insert((at, is_known)) || is_new {
+            return;
         }
+        let Some(digest) = digest else { return };
+        list.push(Deviation {
+            path: path.to_vec(),
+            digest: digest.clone(),
+        });
     }
 
-    /// Entries and executions at once.
+    /// Entries and executions at once. Gives the file's place in `files`.
     fn saw_often(
         &mut self,
         path: &[u8],
         digest: Option<&Digest>,
         (entries, executions): (u64, u64),
         seen: Seen,
-    ) {
+    ) -> usize {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
         if is_excluded {
@@ -194,6 +196,7 @@ impl Tally {
             file.entries += entries;
             file.executions += executions;
         }
+        at
     }
 
     fn hash(&self, path: &[u8], digest: Option<&Digest>) -> u64 {
@@ -261,6 +264,40 @@ impl Tally {
     pub(crate) fn weight(&self) -> usize {
         let files: usize = self.files.iter().map(|file| file.path.len() + 200).sum();
         let parts: usize = self.parts.values().map(Uses::weight).sum();
-        files + parts + self.said.len() * 48
+        files + parts + self.said.len() * 48 + self.deviated.len() * 32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_evidence::Bank;
+
+    /// A search among what is listed would compare five thousand million times here.
+    #[test]
+    fn what_many_parts_used_and_may_not_is_listed_once_for_each_reason() {
+        const FILES: u32 = 100_000;
+        let mut tally = Tally::default();
+        let of = |n: u32| (n.to_be_bytes(), Bank::Sha256.hash(&[&n.to_be_bytes()]));
+        let files: Vec<_> = (0..FILES).map(of).collect();
+        let mut saw = |seen: Seen| {
+            for (path, digest) in &files {
+                tally.saw_in_part(path, Some(digest), (0, 1), seen);
+            }
+            (tally.deviations.fnf.len(), tally.deviations.filehash_err.len())
+        };
+        let all = FILES as usize;
+        assert_eq!(saw(Seen::Accepted), (0, 0));
+        assert_eq!(saw(Seen::UnknownPath), (all, 0));
+        assert_eq!(saw(Seen::UnknownPath), (all, 0));
+        assert_eq!(saw(Seen::WrongHash), (all, all));
+        assert_eq!(saw(Seen::WrongHash), (all, all));
+        assert_eq!(tally.files.len(), all);
+        let mut new = Tally::default();
+        let digest = Bank::Sha256.hash(&[b"x"]);
+        for _ in 0..2 {
+            new.saw_in_part(b"/x", Some(&digest), (1, 0), Seen::WrongHash);
+        }
+        assert_eq!((new.deviations.fnf.len(), new.deviations.filehash_err.len()), (0, 1));
     }
 }
