@@ -218,17 +218,21 @@ impl Policy {
     /// contents of which it is not known whose they are.
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
-        let outside = core::iter::once_with(|| self.judge_pod_runtime(name, digest));
+        let excluded = |basis| ContentMatch::Accepted {
+            basis,
+            learned: false,
+        };
         let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
+        let outside = core::iter::once_with(|| match hides(&self.sandbox) {
+            true => excluded(Basis::Sandbox),
+            false => self.judge_pod_runtime(name, digest),
+        });
         let inside = workloads
             .list
             .iter()
             .flat_map(|workload| workload.containers.values());
         let inside = inside.map(|container| match hides(&container.allowed) {
-            true => ContentMatch::Accepted {
-                basis: Basis::Own,
-                learned: false,
-            },
+            true => excluded(Basis::Own),
             false => container.allowed.look_up(name, digest),
         });
         outside.chain(inside).find(ContentMatch::is_accepted)
