@@ -27,7 +27,7 @@ use cgpath_evidence::checkpoint::Losses;
 use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
 use cgpath_evidence::td::{self, ListChain};
-use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, Record};
+use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, PartitionKey, Record};
 use phase::{Phase, Then};
 use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
@@ -327,7 +327,9 @@ impl Pipeline {
     /// The pod's own directory, in whose partition a name belongs that nobody has yet.
     fn place(&mut self, stated: &Stated) -> Option<(u64, Vec<u8>)> {
         let directory = self.names.place(stated)?;
-        Some((directory, self.cgroups.path(directory)?.to_vec()))
+        let path = self.cgroups.path(directory)?.to_vec();
+        // A version 1 hierarchy lets directories be renamed: it may be another pod's now, or nobody's.
+        (partition_of(Some(&path)) == PartitionKey::Pod(stated.uid)).then_some((directory, path))
     }
 
     fn name(&mut self, stated: Stated, out: &mut Vec<Action>) {

@@ -205,6 +205,36 @@ fn a_container_is_named_in_the_pod_that_its_directory_is_in_and_in_no_other() {
     assert_eq!(named(&run, POD_A).len(), 1);
 }
 
+/// A directory is renamed, as version 1 hierarchies allow.
+fn renamed(seq: u64, id: u64, name: &str) -> decode::Event {
+    let mut event = raw_cgroup(seq, id, 2, name);
+    if let Body::Cgroup(cgroup) = &mut event.body {
+        cgroup.change = CgroupChange::Renamed;
+    }
+    event
+}
+
+#[test]
+fn a_pod_whose_directory_was_renamed_is_named_in_no_other_partition() {
+    for to in ["x", POD_B] {
+        let (mut w, mut run, mut fuel) = begun();
+        w.happen(|s| raw_cgroup(s, 10, 2, POD_A));
+        w.happen(|s| renamed(s, 10, to));
+        while run.consume(&mut w, &mut fuel).unwrap() {}
+        run.say(&mut w, &[pod(POD_A, "web")], &mut fuel).unwrap();
+        run.request(&mut w, 1, &mut fuel).unwrap();
+        check_chain(&w);
+        let records = run.leaves.values().flatten();
+        let mut records = records.map(|leaf| Record::from_cbor(leaf).unwrap());
+        assert!(!records.any(|record| record.kind == EventKind::Name), "{to}");
+        // Who it is now has a name as any.
+        if to == POD_B {
+            run.say(&mut w, &[pod(POD_B, "db")], &mut fuel).unwrap();
+            assert_eq!(named(&run, POD_B), words(&[pod(POD_B, "db")]));
+        }
+    }
+}
+
 #[test]
 fn who_came_and_went_before_anybody_named_them_has_no_name_and_no_partition_is_made_for_one() {
     let (mut w, mut run, mut fuel) = begun();
