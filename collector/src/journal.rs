@@ -506,6 +506,7 @@ mod tests {
                         namespace: "shop".into(),
                         name: "till".into(),
                         labels: vec![("app".into(), "till".into())],
+                        labels_left_out: false,
                     }),
                 })),
                 Note::Named(_) => break,

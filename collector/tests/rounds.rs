@@ -117,6 +117,7 @@ fn what_the_runtime_says_before_a_request_is_in_its_round_and_in_the_journal_onc
             namespace: "shop".into(),
             name: name.into(),
             labels: vec![],
+            labels_left_out: false,
         })
     };
     assert_eq!(core.pipeline().unnamed().left, PODS);

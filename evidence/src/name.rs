@@ -47,15 +47,30 @@ pub struct PodName {
     /// Labels as key and value, in rising order of the keys' bytes, none twice.
     #[n(2)]
     pub labels: Vec<(String, String)>,
+    /// It has labels that no record holds, so that none is here: no selector by labels holds for it. Stated
+    /// only where it is so.
+    #[n(3)]
+    #[cbor(skip_if = "core::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub labels_left_out: bool,
 }
 
 impl PodName {
-    /// The value of a label.
-    pub fn label(&self, key: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(known, _)| known.as_str().cmp(key));
-        at.ok()
-            .and_then(|at| self.labels.get(at))
-            .map(|(_, value)| value.as_str())
+    /// A pod's name as a record holds it: its labels in their order, or all of them left out where they are
+    /// more than [`MAX_LABELS`] or one is longer than [`MAX_LABEL`] or no text. Who makes a pod chooses its
+    /// labels, and must not choose that it has no name.
+    pub fn new(namespace: String, name: String, mut labels: Vec<(String, String)>) -> PodName {
+        labels.sort_unstable();
+        let labels_left_out = labels_fault(&labels).is_some();
+        if labels_left_out {
+            labels.clear();
+        }
+        PodName {
+            namespace,
+            name,
+            labels,
+            labels_left_out,
+        }
     }
 }
 
@@ -169,17 +184,24 @@ impl PodName {
         if !is_name(&self.namespace) || !is_name(&self.name) {
             return Some("the namespace or the name of a pod is none that Kubernetes gives");
         }
-        if self.labels.len() > MAX_LABELS {
-            return Some("a pod has too many labels");
+        if self.labels_left_out && !self.labels.is_empty() {
+            return Some("a pod whose labels are left out has some");
         }
-        if !self.labels.is_sorted_by(|before, label| before.0 < label.0) {
-            return Some("a pod's labels are not in order, or one stands twice");
-        }
-        let is_label = |(key, value): &(String, String)| {
-            !key.is_empty() && is_text(key, MAX_LABEL) && is_text(value, MAX_LABEL)
-        };
-        (!self.labels.iter().all(is_label)).then_some("a pod's label is too long or no text")
+        labels_fault(&self.labels)
     }
+}
+
+fn labels_fault(labels: &[(String, String)]) -> Option<&'static str> {
+    if labels.len() > MAX_LABELS {
+        return Some("a pod has too many labels");
+    }
+    if !labels.is_sorted_by(|before, label| before.0 < label.0) {
+        return Some("a pod's labels are not in order, or one stands twice");
+    }
+    let is_label = |(key, value): &(String, String)| {
+        !key.is_empty() && is_text(key, MAX_LABEL) && is_text(value, MAX_LABEL)
+    };
+    (!labels.iter().all(is_label)).then_some("a pod's label is too long or no text")
 }
 
 impl ContainerName {
@@ -212,6 +234,7 @@ mod tests {
             namespace: "shop".into(),
             name: "web-7d9f".into(),
             labels: vec![("app".into(), "web".into()), ("tier".into(), "".into())],
+            labels_left_out: false,
         }
     }
 
@@ -231,20 +254,49 @@ mod tests {
 
     #[test]
     fn names_survive_cbor_and_json() {
-        for named in [Named::Pod(pod()), Named::Container(container())] {
+        let left_out = PodName {
+            labels: Vec::new(),
+            labels_left_out: true,
+            ..pod()
+        };
+        for named in [
+            Named::Pod(pod()),
+            Named::Pod(left_out),
+            Named::Container(container()),
+        ] {
             let record = record(named);
             assert!(Named::is_record(&record));
             assert_eq!(Record::from_cbor(&record.to_cbor()).unwrap(), record);
             let json = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
         }
-        assert_eq!(pod().label("app"), Some("web"));
-        assert_eq!((pod().label("tier"), pod().label("no")), (Some(""), None));
+    }
+
+    #[test]
+    fn labels_that_no_record_holds_are_left_out_and_the_pod_has_its_name() {
+        let new = |labels| PodName::new("shop".into(), "web-7d9f".into(), labels);
+        let mut labels = pod().labels;
+        labels.reverse();
+        assert_eq!(new(labels), pod());
+        let many = |count: usize| (0..count).map(|n| (format!("{n:03}"), String::new())).collect();
+        assert_eq!(new(many(MAX_LABELS)).labels.len(), MAX_LABELS);
+        for labels in [
+            many(MAX_LABELS + 1),
+            vec![("app".into(), "x".repeat(MAX_LABEL + 1))],
+            vec![("x".repeat(MAX_LABEL + 1), String::new())],
+            vec![("app".into(), "\n".into())],
+            vec![(String::new(), "web".into())],
+        ] {
+            let name = new(labels);
+            assert!(name.labels_left_out && name.labels.is_empty(), "{name:?}");
+            assert_eq!(Named::Pod(name).fault(), None);
+        }
     }
 
     #[test]
     fn what_no_runtime_could_have_meant_is_a_fault() {
-        let pods: [fn(&mut PodName); 7] = [
+        let pods: [fn(&mut PodName); 8] = [
+            |pod| pod.labels_left_out = true,
             |pod| pod.namespace = String::new(),
             |pod| pod.namespace = "Shop".into(),
             |pod| pod.name = "a\n".into(),

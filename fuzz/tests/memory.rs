@@ -174,6 +174,7 @@ fn logs() -> Vec<(&'static str, Vec<PartitionLog>)> {
                     namespace,
                     name,
                     labels,
+                    labels_left_out: false,
                 })));
             })])],
         ),

@@ -9,11 +9,7 @@ impl Node {
         let labels = labels
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let name = PodName {
-            namespace: namespace.into(),
-            name: format!("pod-{}", uid.0[0]),
-            labels: labels.collect(),
-        };
+        let name = PodName::new(namespace.into(), format!("pod-{}", uid.0[0]), labels.collect());
         self.record_name(uid, Named::Pod(name));
     }
 

@@ -24,8 +24,8 @@ pub(super) const MAX_PODS: usize = 4096;
 pub(super) const MAX_CONTAINERS: usize = 8192;
 /// Bytes of an answer: as many as the kubelet takes.
 const MAX_ANSWER: usize = 16 << 20;
-/// And of one pod or container in it. The annotations of a pod come along, 256 KiB at most.
-const MAX_ITEM: usize = 512 << 10;
+/// Of a longer sandbox the labels are not read: each takes many times its own bytes of memory.
+const MAX_LABELLED: usize = 512 << 10;
 
 /// Why the runtime stated nothing.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +131,46 @@ pub(super) struct PodSandbox {
     pub(super) labels: HashMap<String, String>,
 }
 
+/// The same where its labels are not read.
+#[derive(Clone, PartialEq, Message)]
+struct BareSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<PodSandboxMetadata>,
+    #[prost(int64, tag = "4")]
+    created_at: i64,
+}
+
+/// A sandbox, and whether its labels were read.
+#[derive(Debug, Clone)]
+pub(super) struct Sandbox {
+    pub(super) of: PodSandbox,
+    pub(super) has_labels: bool,
+}
+
+impl Sandbox {
+    fn decode(bytes: Bytes) -> Result<Sandbox, DecodeError> {
+        if bytes.len() <= MAX_LABELLED {
+            return Ok(Sandbox {
+                of: PodSandbox::decode(bytes)?,
+                has_labels: true,
+            });
+        }
+        let bare = BareSandbox::decode(bytes)?;
+        let of = PodSandbox {
+            id: bare.id,
+            metadata: bare.metadata,
+            created_at: bare.created_at,
+            labels: HashMap::new(),
+        };
+        Ok(Sandbox {
+            of,
+            has_labels: false,
+        })
+    }
+}
+
 /// As in the pod's own metadata.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PodSandboxMetadata {
@@ -210,7 +250,7 @@ pub(super) struct ContainerStatus {
 #[derive(Debug)]
 pub(super) struct Listed<T> {
     pub(super) items: Vec<T>,
-    /// Why one was passed over, if one was: nobody's long annotation keeps others from having names.
+    /// Why one was passed over, if one was: it keeps no other from having a name.
     pub(super) passed_over: Option<String>,
 }
 
@@ -226,13 +266,14 @@ impl Client {
     }
 
     /// All sandboxes that the runtime knows.
-    pub(super) async fn sandboxes(&mut self) -> Result<Listed<PodSandbox>, CriError> {
-        self.list::<PodSandbox, MAX_PODS>(LIST_SANDBOXES, "pod").await
+    pub(super) async fn sandboxes(&mut self) -> Result<Listed<Sandbox>, CriError> {
+        self.list::<_, MAX_PODS>(LIST_SANDBOXES, "pod", Sandbox::decode)
+            .await
     }
 
     /// All containers that the runtime knows, those that ended included.
     pub(super) async fn containers(&mut self) -> Result<Listed<Container>, CriError> {
-        self.list::<Container, MAX_CONTAINERS>(LIST_CONTAINERS, "container")
+        self.list::<_, MAX_CONTAINERS>(LIST_CONTAINERS, "container", Container::decode)
             .await
     }
 
@@ -245,10 +286,11 @@ impl Client {
         Ok(answer.status.unwrap_or_default())
     }
 
-    async fn list<T: Message + Default, const MOST: usize>(
+    async fn list<T, const MOST: usize>(
         &mut self,
         method: &'static str,
         what: &str,
+        decode: impl Fn(Bytes) -> Result<T, DecodeError>,
     ) -> Result<Listed<T>, CriError> {
         let answer: Items<MOST> = self.call(method, Everything {}).await?;
         if answer.found > MOST {
@@ -263,12 +305,7 @@ impl Client {
             passed_over: None,
         };
         for (number, bytes) in answer.items.into_iter().enumerate() {
-            let decoded = if bytes.len() > MAX_ITEM {
-                Err(format!("{} bytes, at most {MAX_ITEM}", bytes.len()))
-            } else {
-                T::decode(bytes).map_err(|e| e.to_string())
-            };
-            match decoded {
+            match decode(bytes) {
                 Ok(item) => listed.items.push(item),
                 Err(why) => {
                     let name = name(method);
@@ -311,6 +348,28 @@ mod tests {
         // An item that is said to be longer than the answer is no item.
         assert!(Items::<3>::decode(&[0x0a_u8, 9, 1][..]).is_err());
         assert!(Items::<0>::decode(&[0x0a_u8, 9, 1][..]).is_err());
+    }
+
+    #[test]
+    fn a_sandbox_that_is_too_long_for_its_labels_has_its_name_all_the_same() {
+        let sandbox = |value: usize| PodSandbox {
+            id: "d0".repeat(32),
+            metadata: Some(PodSandboxMetadata {
+                name: "till".into(),
+                uid: "11111111-0000-4000-8000-000000000001".into(),
+                namespace: "shop".into(),
+            }),
+            created_at: 7,
+            labels: [("app".to_owned(), "x".repeat(value))].into(),
+        };
+        let short = Sandbox::decode(sandbox(9).encode_to_vec().into()).unwrap();
+        assert_eq!((short.of, short.has_labels), (sandbox(9), true));
+        let long = Sandbox::decode(sandbox(MAX_LABELLED).encode_to_vec().into()).unwrap();
+        let bare = PodSandbox {
+            labels: HashMap::new(),
+            ..sandbox(0)
+        };
+        assert_eq!((long.of, long.has_labels), (bare, false));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! of this becomes a record (see [`crate::pipeline`]).
 
 use super::Pod;
-use super::cri::{Container, ContainerStatus, ImageSpec, PodSandbox};
+use super::cri::{Container, ContainerStatus, ImageSpec, Sandbox};
 use crate::pipeline::Stated;
 use cgpath_evidence::name::MAX_REFERENCE;
 use cgpath_evidence::{ContainerName, Named, PodName, PodUid};
@@ -44,26 +44,30 @@ pub(super) struct Words {
 
 /// What an answer that came at `boot_ns` says. Each container has what its status says beside it.
 pub(super) fn words<'a>(
-    mut sandboxes: Vec<PodSandbox>,
+    mut sandboxes: Vec<Sandbox>,
     containers: impl IntoIterator<Item = (&'a Container, &'a More)>,
     boot_ns: u64,
 ) -> Words {
     let mut words = Words::default();
-    sandboxes.sort_by_key(|sandbox| sandbox.created_at);
+    sandboxes.sort_by_key(|sandbox| sandbox.of.created_at);
     let mut pods: HashMap<String, PodUid> = HashMap::new();
-    for sandbox in sandboxes {
+    for Sandbox {
+        of: sandbox,
+        has_labels,
+    } in sandboxes
+    {
         let metadata = sandbox.metadata.unwrap_or_default();
         // One that no kubelet made is no pod's.
         let Some(uid) = PodUid::parse(metadata.uid.as_bytes()) else {
             continue;
         };
-        let mut labels: Vec<(String, String)> = sandbox.labels.into_iter().collect();
-        labels.sort_unstable();
-        let name = PodName {
-            namespace: metadata.namespace,
-            name: metadata.name,
-            labels,
-        };
+        let labels = sandbox.labels.into_iter().collect();
+        let mut name = PodName::new(metadata.namespace, metadata.name, labels);
+        name.labels_left_out |= !has_labels;
+        if name.labels_left_out {
+            let why = || format!("of pod {uid} the labels are left out: too many, or too long");
+            words.passed_over.get_or_insert_with(why);
+        }
         let own = ContainerName {
             id: sandbox.id.clone(),
             name: String::new(),
@@ -77,6 +81,7 @@ pub(super) fn words<'a>(
                 namespace,
                 name,
                 labels,
+                labels_left_out: _,
             } = name;
             let labels = labels.into_iter().collect();
             let pod = Pod {
@@ -149,7 +154,7 @@ fn specified(image: &ImageSpec) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cri::{ContainerMetadata, PodSandboxMetadata};
+    use super::super::cri::{ContainerMetadata, PodSandbox, PodSandboxMetadata};
     use super::*;
 
     const UID: &str = "11111111-0000-4000-8000-000000000001";
@@ -180,7 +185,8 @@ mod tests {
 
     fn said(sandboxes: Vec<PodSandbox>, containers: &[(Container, More)]) -> Words {
         let containers = containers.iter().map(|(container, more)| (container, more));
-        words(sandboxes, containers, 77)
+        let whole = |of| Sandbox { of, has_labels: true };
+        words(sandboxes.into_iter().map(whole).collect(), containers, 77)
     }
 
     fn one(container: &Container, status: ContainerStatus) -> ContainerName {
@@ -200,6 +206,7 @@ mod tests {
             labels: [("app", "till"), ("tier", "front")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .to_vec(),
+            labels_left_out: false,
         };
         let named: Vec<&Named> = words.stated.iter().map(|stated| &stated.named).collect();
         assert_eq!(named[0], &Named::Pod(pod));
@@ -223,17 +230,11 @@ mod tests {
 
     #[test]
     fn what_kubernetes_could_not_call_a_pod_is_no_name_and_keeps_no_other_from_having_one() {
-        let mut many = sandbox(UID, "shop", "till");
-        many.labels = (0..300).map(|n| (n.to_string(), String::new())).collect();
-        let mut long = sandbox(UID, "shop", "till");
-        long.labels = [("app".to_owned(), "x".repeat(1000))].into();
         for bad in [
             sandbox(UID, "", "till"),
             sandbox(UID, "shop", "till\n<b>"),
             sandbox(UID, "Shop", "till"),
             sandbox(UID, "shop", &"a".repeat(254)),
-            many,
-            long,
         ] {
             let other = PodSandbox {
                 id: "d1".repeat(32),
@@ -257,6 +258,31 @@ mod tests {
             );
             assert_eq!(words.stated.len(), 2, "{bad:?}");
             assert!(words.passed_over.is_some(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn labels_that_no_record_holds_are_left_out_and_the_pod_has_a_name() {
+        let mut many = sandbox(UID, "shop", "till");
+        many.labels = (0..300).map(|n| (n.to_string(), String::new())).collect();
+        let mut long = sandbox(UID, "shop", "till");
+        long.labels = [("app".to_owned(), "x".repeat(1000))].into();
+        let bare = PodSandbox {
+            labels: Default::default(),
+            ..sandbox(UID, "shop", "till")
+        };
+        for (of, has_labels) in [(many, true), (long, true), (bare, false)] {
+            let words = words(vec![Sandbox { of, has_labels }], [], 77);
+            let Named::Pod(name) = &words.stated[0].named else {
+                panic!("{words:?}")
+            };
+            assert!(name.labels_left_out && name.labels.is_empty(), "{name:?}");
+            assert_eq!(
+                (name.namespace.as_str(), name.name.as_str(), words.stated.len()),
+                ("shop", "till", 2)
+            );
+            assert!(words.passed_over.unwrap().contains("labels"));
+            assert_eq!(words.pods.len(), 1);
         }
     }
 

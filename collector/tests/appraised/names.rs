@@ -456,7 +456,7 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
         id: sandbox.repeat(32),
         ..self::sandbox(pod(n), "shop", "till")
     };
-    // Somebody wrote an annotation that is longer than anything that is read.
+    // Somebody wrote an annotation that is too long for labels to be read beside it.
     let mut annotated = of(9, "d9");
     annotated.annotations = [("a".to_owned(), "b".repeat(600_000))].into();
     lists(&said, vec![annotated.clone(), of(1, "d1")]);
@@ -475,7 +475,11 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     let every = Duration::from_secs(100_000);
     tokio::spawn(ask(socket, every, names.clone(), line.clone(), stopped));
 
-    let stated = heard(&mut end, &[1]).await;
+    let (long, stated): (Vec<Stated>, Vec<Stated>) = heard(&mut end, &[1, 9])
+        .await
+        .into_iter()
+        .partition(|one| one.uid == pod(9));
+    assert!(matches!(&long[0].named, Named::Pod(name) if name.labels_left_out && name.name == "till"));
     let config = format!("sha256:{}", "0c".repeat(32));
     let references: HashMap<&str, &[String]> = stated
         .iter()
@@ -489,7 +493,7 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
     assert_eq!((references[""].len(), references.len()), (0, 3));
     assert!(stated.iter().all(|one| one.boot_ns > 0 && one.uid == pod(1)));
     let status = names.status().unwrap();
-    assert!(status.error.unwrap().contains("pod 0 of the answer"));
+    assert!(status.error.unwrap().contains("the labels are left out"));
 
     // The kernel shows a directory that has no name.
     lists(&said, vec![annotated.clone(), of(1, "d1"), of(2, "d2")]);

@@ -86,8 +86,8 @@ fn identity(kind: EventKind) -> Option<Box<Identity>> {
     }))
 }
 
-/// Names of a pod, of its sandbox and of a container.
-pub(super) fn names() -> [Named; 3] {
+/// Names of a pod, of one without its labels, of a sandbox and of a container.
+pub(super) fn names() -> [Named; 4] {
     let container = |id: &str, name: &str, image: &str| ContainerName {
         id: id.repeat(32),
         name: name.into(),
@@ -102,9 +102,16 @@ pub(super) fn names() -> [Named; 3] {
             ("app".into(), "web".into()),
             ("pod-template-hash".into(), "7d9f8".into()),
         ],
+        labels_left_out: false,
+    };
+    let left_out = PodName {
+        labels: Vec::new(),
+        labels_left_out: true,
+        ..pod.clone()
     };
     [
         Named::Pod(pod),
+        Named::Pod(left_out),
         Named::Container(container("ab", "", "")),
         Named::Container(container("01", "web", "registry.example/shop/web:7")),
     ]
@@ -142,7 +149,12 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
-    let kinds = ["name-pod", "name-sandbox", "name-container"];
+    let kinds = [
+        "name-pod",
+        "name-pod-without-labels",
+        "name-sandbox",
+        "name-container",
+    ];
     let names = kinds.into_iter().zip(names().map(name_record));
     seeds(
         records()

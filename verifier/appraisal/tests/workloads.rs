@@ -5,7 +5,7 @@
 
 use crate::ways::{self, Ways};
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
-use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodUid};
+use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 
@@ -319,6 +319,31 @@ fn a_runtime_that_lies_can_only_choose_among_what_the_policy_allows() {
         let verdict = case.round();
         assert_eq!(of(&verdict, pod(20)).state, State::Unknown, "{verdict}");
         node_fails(&verdict, "no workload of the policy matches");
+    }
+}
+
+#[test]
+fn a_pod_whose_labels_are_left_out_is_matched_by_namespace_and_by_no_label() {
+    let labels: Vec<(String, String)> = (0..300).map(|n| (format!("{n:03}"), String::new())).collect();
+    for (by, state) in [
+        ("namespace: shop", State::Trusted),
+        ("namespace: shop, labels: {app: web}", State::Unknown),
+    ] {
+        let mut case = Case::new("");
+        let workloads = case.node.workloads.as_mut().unwrap();
+        *workloads = workloads.replace("namespace: shop, labels: {app: web}", by);
+        let name = PodName::new("shop".into(), "pod-20".into(), labels.clone());
+        case.node.record_name(pod(20), Named::Pod(name));
+        for (n, name) in [(1, ""), (2, "web"), (3, "log")] {
+            case.node.name_container(pod(20), &id(n), name);
+        }
+        case.starts(pod(20), [1, 2, 3]);
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, state, "{verdict}");
+        match state {
+            State::Trusted => assert!(verdict.trusted, "{verdict}"),
+            _ => node_fails(&verdict, "its labels are too many"),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ fn pod(uid: PodUid, name: &str) -> Stated {
         namespace: "shop".into(),
         name: name.into(),
         labels: vec![("app".into(), "web".into())],
+        labels_left_out: false,
     });
     let boot_ns = 5;
     Stated { uid, boot_ns, named }

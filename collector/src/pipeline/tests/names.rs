@@ -19,6 +19,7 @@ fn pod(pod: &str, name: &str) -> Stated {
         namespace: "shop".into(),
         name: name.into(),
         labels: vec![("app".into(), "web".into())],
+        labels_left_out: false,
     });
     let (uid, boot_ns) = (uid(pod), 1);
     Stated { uid, boot_ns, named }

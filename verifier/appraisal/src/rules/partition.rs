@@ -298,6 +298,9 @@ mod tests {
         for _ in 0..2 {
             new.saw_in_part(b"/x", Some(&digest), (1, 0), Seen::WrongHash);
         }
-        assert_eq!((new.deviations.fnf.len(), new.deviations.filehash_err.len()), (0, 1));
+        assert_eq!(
+            (new.deviations.fnf.len(), new.deviations.filehash_err.len()),
+            (0, 1)
+        );
     }
 }

@@ -88,7 +88,13 @@ pub(crate) fn appraise(
         Selected::Workload(workload) => workload,
         Selected::None => {
             case.standing = Standing::Unknown;
-            case.why = "no workload of the policy matches this pod";
+            case.why = match pod.is_some_and(|pod| pod.labels_left_out) {
+                true => {
+                    "no workload of the policy matches this pod: its labels are too many or too long to be \
+                     recorded, so that none holds"
+                }
+                false => "no workload of the policy matches this pod",
+            };
             return case.unjudged(tally, called);
         }
         Selected::Undecided => {
