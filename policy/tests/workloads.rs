@@ -195,6 +195,21 @@ fn what_an_exclude_hides_in_any_part_of_a_pod_is_accepted_where_it_is_not_known_
     assert!(!is_accepted(&policy, "/run/x") && !is_accepted(&policy, "/tmp/x"));
 }
 
+#[test]
+fn a_workloads_name_has_the_namespace_of_its_match_or_means_one_pod_by_its_uid() {
+    let bare = |name: &str, more: &str| {
+        let text = WORKLOADS.replace("name: bare", &format!("name: {name}"));
+        load(&text.replace("{uid: ", &format!("{{{more}uid: "))).is_ok()
+    };
+    assert!(bare("kube-system/etcd", "") && bare("etcd", "namespace: bank, "));
+    assert!(bare("bank/etcd", "namespace: bank, ") && !bare("shop/etcd", "namespace: bank, "));
+    let by_labels = |name: &str| {
+        let text = WORKLOADS.replace("name: shop/any", &format!("name: {name}"));
+        load(&text.replace("{namespace: shop}", "{labels: {app: any}}")).is_ok()
+    };
+    assert!(by_labels("any") && !by_labels("shop/any") && !by_labels("/any"));
+}
+
 fn refused(workloads: &str) -> (usize, String) {
     match load(workloads) {
         Err(Error::Syntax { file, line, why, .. }) => {
@@ -260,6 +275,8 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
         ("[web.json]", "[]", 6, "empty allow list"),
         ("{job: {references: [log.json]}}", "{}", 10, "containers"),
         ("name: shop/any", "name: shop/web", 3, "twice"),
+        ("name: shop/any", "name: bank/any", 3, "does not have"),
+        ("{namespace: shop}", "{labels: {a: b}}", 3, "does not have"),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
         (
             "workloads:",

@@ -132,10 +132,29 @@ pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Ve
                 "workload {} stands twice in the list",
                 quoted(&twice.name)
             )),
-            None => Ok(()),
+            None => list.iter().find_map(namespace_fault).map_or(Ok(()), Err),
         }
     })?;
     Ok(list)
+}
+
+/// Who may read a pod's verdict rests on the namespace in its workload's name: it is the one that `match` has,
+/// or that of the one pod that is meant.
+fn namespace_fault(workload: &Workload) -> Option<String> {
+    let (named, _) = workload.name.split_once('/')?;
+    let is_it = match &workload.selector.namespace {
+        Some(own) => own == named,
+        None => workload.selector.uid.is_some(),
+    };
+    let fault = || {
+        format!(
+            "workload {} is called by a namespace that its `match` does not have: write `namespace: {}` there, \
+             or a name without `/`",
+            quoted(&workload.name),
+            quoted(named)
+        )
+    };
+    (!is_it).then(fault)
 }
 
 /// Whether Kubernetes could call something so.

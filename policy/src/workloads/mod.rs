@@ -78,7 +78,8 @@ pub enum UnknownPods {
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Workload {
-    /// What people call it, `namespace/name`; no two have the same.
+    /// What people call it; no two have the same. With a `/` it begins with the namespace that `match` has,
+    /// or with that of the one pod that `match` means by its UID; readers' scopes rest on it.
     #[serde(deserialize_with = "name")]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,

@@ -297,6 +297,7 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     let text = std::fs::read_to_string(&part).unwrap();
     let more = "  - {name: a, match: {namespace: shop}, containers: {'*': {references: [busybox.json]}}}
   - {name: b, match: {namespace: shop, labels: {app: web}}, containers: {'*': {references: [busybox.json]}}}
+  - {name: c, match: {labels: {app: web}}, containers: {'*': {references: [busybox.json]}}}
 ";
     std::fs::write(&part, text + more).unwrap();
     let (code, said) = cgpath(&["policy", "lint", new]);
@@ -304,6 +305,7 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     for words in [
         "workload b: it can never match: a,",
         "workload a: demo/pod-a, which comes before it, may take some",
+        "workload c: it has labels alone",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }

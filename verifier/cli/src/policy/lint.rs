@@ -4,7 +4,7 @@ use super::check::{WITHOUT_BOOT, is_without_boot};
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
-use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workloads};
+use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workload, Workloads};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal;
@@ -122,7 +122,7 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
     parts
 }
 
-/// Entries of which it is easily overlooked that an earlier one decides.
+/// Entries of which it is easily overlooked that an earlier one decides, or that they take pods of everybody.
 fn of_workloads(part: &Workloads) -> Vec<(String, String)> {
     let overlaps = part.file.overlaps();
     let say = |overlap: &Overlap<'_>| {
@@ -133,7 +133,16 @@ fn of_workloads(part: &Workloads) -> Vec<(String, String)> {
         };
         (format!("workload {}", overlap.second), text)
     };
-    overlaps.iter().map(say).collect()
+    let by_labels = part.file.workloads.iter().filter(|workload| {
+        let selector = &workload.selector;
+        selector.namespace.is_none() && selector.uid().is_none()
+    });
+    let say_labels = |workload: &Workload| {
+        let text = "it has labels alone: who may make a pod in any namespace can have these labels for it";
+        (format!("workload {}", workload.name), text.to_owned())
+    };
+    let overlaps = overlaps.iter().map(say);
+    overlaps.chain(by_labels.map(say_labels)).collect()
 }
 
 /// Registers that nothing judges: whatever was measured into one of them passes.
