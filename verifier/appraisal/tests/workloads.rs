@@ -449,6 +449,25 @@ fn a_container_waits_from_its_first_sight_though_its_pod_had_no_name_yet() {
 }
 
 #[test]
+fn a_container_waits_from_its_first_sight_though_it_used_nothing_then_that_needs_a_name() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    let silent = Actor::container(pod(20), &id(7), "", "/pause");
+    case.node.execute(&silent, "/pause", &sha256(b"pause"));
+    assert!(case.round().trusted);
+    case.after(LONG - 1);
+    assert!(case.round().trusted);
+    case.after(1);
+    case.in_container(pod(20), 7, 3);
+    fails(
+        &case.round(),
+        pod(20),
+        Rule::PodContents,
+        "a container without a name",
+    );
+}
+
+#[test]
 fn settle_is_the_policys() {
     let mut case = Case::new("settle: 10m\n");
     case.in_container(pod(30), 1, 1);

@@ -268,9 +268,11 @@ impl Bench<'_> {
                     && !self.policy.judge_pod_runtime(name, digest).is_accepted()
             }
         };
+        // It waits from its first sight, and not from what it used last.
+        let may_wait = waits.may_wait(self.uid, Some(id), self.settle);
         let is_open = uses.opaque_above().is_some() || uses.in_order().into_iter().any(is_open);
         // What the runtime itself runs there needs no name.
-        let state = if is_open && waits.may_wait(self.uid, Some(id), self.settle) {
+        let state = if is_open && may_wait {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
