@@ -10,9 +10,10 @@ use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Reappraised, Store, StoreError};
 use cgpath_appraisal::accept::{self, Accepted};
 use cgpath_appraisal::text::utc;
-use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict};
+use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict, Waiting};
 use cgpath_evidence::Evidence;
 use cgpath_policy::Policy;
+use std::collections::BTreeMap;
 
 const DAY: u64 = 24 * 3600;
 
@@ -68,17 +69,35 @@ pub fn appraise_kept(
     (collateral, accepted): (&[Collateral], &[Accepted]),
     now: u64,
 ) -> Result<Verdict, ReappraisalError> {
-    let id = past.id;
-    let unreadable = |why: String| ReappraisalError::Evidence { id, why };
-    let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
+    let before = state_before(past)?;
+    appraise_from(node, past, bytes, policy, (collateral, accepted), before, now)
+}
+
+/// What was known of the node before a kept verdict.
+fn state_before(past: &Past) -> Result<Option<NodeState>, ReappraisalError> {
+    let state = past.state_before.as_deref().map(serde_json::from_slice);
+    state.transpose().map_err(|e| ReappraisalError::Evidence {
+        id: past.id,
+        why: format!("what was known before it cannot be read: {e}"),
+    })
+}
+
+/// [`appraise_kept`] from another state before.
+fn appraise_from(
+    node: &Node,
+    past: &Past,
+    bytes: &[u8],
+    policy: &Policy,
+    (collateral, accepted): (&[Collateral], &[Accepted]),
+    previous: Option<NodeState>,
+    now: u64,
+) -> Result<Verdict, ReappraisalError> {
+    let evidence = Evidence::from_cbor(bytes).map_err(|e| ReappraisalError::Evidence {
+        id: past.id,
+        why: e.to_string(),
+    })?;
     let key = pinned::key(node).map_err(Unappraisable::Key)?;
     let td = pinned::td(node, collateral).map_err(Unappraisable::Key)?;
-    let previous: Option<NodeState> = past
-        .state_before
-        .as_deref()
-        .map(serde_json::from_slice)
-        .transpose()
-        .map_err(|e| unreadable(format!("what was known before it cannot be read: {e}")))?;
     let context = Context {
         node: node.name.clone(),
         key,
@@ -143,6 +162,22 @@ impl Reappraisal {
     }
 }
 
+/// What waits for a name, as this policy has it since the round before: from the earlier first sight of the
+/// two, so that no change of policy gives anybody more time.
+fn carried(again: &[Waiting], kept: &[Waiting]) -> Vec<Waiting> {
+    let seen = |waiting: &Waiting| ((waiting.uid, waiting.container.clone()), waiting.seen);
+    let kept: BTreeMap<_, u64> = kept.iter().map(seen).collect();
+    let earlier = |waiting: &Waiting| {
+        let (key, seen) = seen(waiting);
+        let seen = kept.get(&key).map_or(seen, |kept| seen.min(*kept));
+        Waiting {
+            seen,
+            ..waiting.clone()
+        }
+    };
+    again.iter().map(earlier).collect()
+}
+
 /// Re-appraises all evidence that is kept of the boot which the node's last verdict is about.
 ///
 /// # Errors
@@ -167,6 +202,8 @@ pub fn since_boot(
     };
     let is_per_boot = policy.has_key_per_boot();
     let (collateral, _) = pinned::collateral(store.dir());
+    // What waits since the round before by this policy; the kept states have it by the policies of their time.
+    let mut waiting: Option<Vec<Waiting>> = None;
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.
@@ -178,15 +215,15 @@ pub fn since_boot(
             again.without_evidence += 1;
             continue;
         }
-        let new = appraise_kept(
-            node,
-            past,
-            &store.evidence(&past.evidence)?,
-            policy,
-            (&collateral, accepted),
-            now,
-        )?;
+        let mut before = state_before(past)?;
+        if let (Some(before), Some(waiting)) = (&mut before, &waiting) {
+            before.waiting = carried(waiting, &before.waiting);
+        }
+        let evidence = store.evidence(&past.evidence)?;
+        let usable = (&collateral[..], accepted);
+        let new = appraise_from(node, past, &evidence, policy, usable, before, now)?;
         if let Some(state) = &new.state {
+            waiting = Some(state.waiting.clone());
             again.state = Some((
                 serde_json::to_vec(state).map_err(Unappraisable::Verdict)?,
                 past.evidence.clone(),
@@ -205,8 +242,10 @@ pub fn since_boot(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Commit;
+    use cgpath_appraisal::State;
     use cgpath_testkit::td::{Platform, TrustDomain};
-    use cgpath_testkit::{KeyKind, NODE, NOW};
+    use cgpath_testkit::{Actor, KeyKind, NODE, NOW, pod, sha256};
 
     #[test]
     fn a_re_appraisal_uses_the_collateral_of_the_evidences_time_and_says_how_far_behind_that_is() {
@@ -258,5 +297,75 @@ mod tests {
         assert!(note.contains("ended 30 day(s) before"), "{note}");
         // What was issued later says nothing of that time.
         assert!(!again(&[newer], NOW + 50 * DAY).trusted);
+    }
+
+    #[test]
+    fn a_change_of_policy_gives_nobody_another_wait_for_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let mut machine = cgpath_testkit::Node::boot(KeyKind::EcdsaP256);
+        let (unnamed, begin) = (pod(20), machine.now);
+        let actor = Actor::container(unnamed, &"c1".repeat(32), "", "/bin/app");
+        machine.execute(&actor, "/bin/app", &sha256(b"app"));
+        let old = machine.policy();
+        let mut previous: Option<NodeState> = None;
+        for n in 1..=3 {
+            let nonce = [n; 32];
+            let evidence = machine.attest(&nonce);
+            let context = machine.context(&nonce, previous);
+            let verdict = cgpath_appraisal::appraise(&evidence, &old, &context).unwrap();
+            assert_eq!(verdict.pod(unnamed).unwrap().state, State::Unknown, "{verdict}");
+            if n == 1 {
+                let node = Node {
+                    ak_name: hex::encode(&verdict.node.key),
+                    ..Node::of_tests(NODE)
+                };
+                store.add_node(&node, false).unwrap();
+            }
+            let commit = Commit {
+                node: NODE,
+                version: store.round(NODE).unwrap().version,
+                time: machine.now,
+                trusted: verdict.trusted,
+                nonce: &nonce,
+                nonce_expires: machine.now + 1000,
+                policy_digest: "",
+                evidence: &store.keep_evidence(&evidence.to_cbor()).unwrap(),
+                follows: None,
+                verdict: &serde_json::to_string(&verdict).unwrap(),
+                state: Some(&serde_json::to_vec(verdict.state.as_ref().unwrap()).unwrap()),
+                changes: &[],
+            };
+            store.commit(&commit).unwrap();
+            previous = verdict.state;
+            machine.now += 100;
+        }
+        machine.workloads = Some(format!(
+            "version: 2
+workloads:
+  - {{name: x, match: {{namespace: x}}, containers: {{'*': {{references: [{}.json]}}}}}}
+",
+            pod(1)
+        ));
+        let node = store.node(NODE).unwrap();
+        let again = since_boot(&store, &node, &machine.policy(), &[], machine.now).unwrap();
+        let state = |(_, new): &(Verdict, Verdict)| new.pod(unnamed).unwrap().state;
+        let states: Vec<State> = again.changes.iter().map(state).collect();
+        assert_eq!(states, [State::Pending, State::Pending, State::Unknown]);
+        let state: NodeState = serde_json::from_slice(&again.state.unwrap().0).unwrap();
+        assert!(!state.waiting.is_empty() && state.waiting.iter().all(|waiting| waiting.seen == begin));
+    }
+
+    #[test]
+    fn of_two_first_sights_the_earlier_one_counts() {
+        let waits = |container: Option<&str>, seen| Waiting {
+            uid: pod(1),
+            container: container.map(str::to_owned),
+            seen,
+        };
+        let again = [waits(None, 5), waits(Some("a"), 5), waits(Some("b"), 5)];
+        let kept = [waits(None, 3), waits(Some("a"), 9), waits(Some("c"), 1)];
+        let expected = [waits(None, 3), waits(Some("a"), 5), waits(Some("b"), 5)];
+        assert_eq!(carried(&again, &kept), expected);
     }
 }
