@@ -1,6 +1,7 @@
 //! Properties of policies of version 2: the two files, the look-up in them, and how version 1 becomes them.
 
 use cgpath_evidence::{Bank, Digest, PodUid};
+use cgpath_policy::corim::Manifest;
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
     Basis, ContentMatch, Error, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
@@ -389,6 +390,19 @@ fn every_laxer_value_of_workloads_is_repeated() {
         ]
     );
     assert!(load(WORKLOADS).unwrap().relaxations().is_empty());
+}
+
+#[test]
+fn a_manifest_of_a_policy_names_the_workloads_that_it_does_not_have() {
+    let (manifest, left_out) = Manifest::of_policy("id".into(), &load(WORKLOADS).unwrap());
+    assert!(manifest.pods.is_empty());
+    for name in ["shop/web", "shop/any", "bare"] {
+        let begin = format!("workloads: {name}: ");
+        assert!(
+            left_out.iter().any(|line| line.starts_with(&begin)),
+            "{left_out:?}"
+        );
+    }
 }
 
 #[test]

@@ -75,6 +75,11 @@ fn left_out(policy: &Policy) -> Vec<String> {
         let items = excludes.items().iter();
         found.extend(items.map(|item| format!("{part}.excludes: {item}: an exclude is no reference value")));
     }
+    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+    found.extend(workloads.map(|workload| {
+        let name = &workload.workload.name;
+        format!("workloads: {name}: a pod that is known by its names has no place there, nor have its values")
+    }));
     let is_laxer = file.pods.iter().any(|pod| pod.opaque != Default::default());
     let changed = [
         ("opaque of a pod", is_laxer),
