@@ -4,6 +4,7 @@
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
 use crate::ways::{self, Ways};
+use cgpath_appraisal::explain::explain;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_policy::Policy;
@@ -200,6 +201,39 @@ fn a_content_of_a_neighbour_fails_its_pod_alone_and_names_the_container() {
             .filehash_err
             .iter()
             .any(|d| d.digest == sha256(b"3/bin/app"))
+    );
+}
+
+#[test]
+fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content() {
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    case.in_container(pod(20), 2, 3);
+    let web = Actor::container(pod(20), &id(2), "", "/bin/app");
+    case.node.execute(&web, "/bin/other", &sha256(b"3/bin/app"));
+    let nonce = case.nonce();
+    let evidence = case.node.attest(&nonce);
+    let verdict = case.appraised(&evidence, &nonce);
+    let context = case.node.context(&nonce, None);
+    let lines = |words: &str| -> Vec<String> {
+        let finding = fails(&verdict, pod(20), Rule::PodContents, words);
+        let policy = case.node.policy();
+        let steps = explain(finding, &verdict, &evidence, &policy, &context);
+        steps.into_iter().find(|step| step.what == "reference").unwrap().lines
+    };
+    let same_path = lines("container web: the file's content");
+    for begin in ["container log: ", "container web: "] {
+        assert!(
+            same_path.iter().any(|line| line.starts_with(begin)),
+            "{same_path:?}"
+        );
+    }
+    let same_content = lines("container web: no reference value");
+    let begin = "container log: the content that was found is accepted at /bin/app";
+    assert!(
+        same_content.len() == 1 && same_content[0].starts_with(begin),
+        "{same_content:?}"
     );
 }
 

@@ -15,7 +15,7 @@ use crate::text::{escape, utc};
 use cgpath_evidence::{
     Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
 };
-use cgpath_policy::Policy;
+use cgpath_policy::{Allowed, Policy};
 use serde::Serialize;
 
 /// One step of the way.
@@ -101,7 +101,7 @@ pub fn explain(
             Err(error) => error.to_string(),
         }],
     });
-    steps.push(of_reference(finding, policy));
+    steps.push(of_reference(finding, verdict, policy));
     steps
 }
 
@@ -260,23 +260,35 @@ fn of_quote(evidence: &Evidence) -> Step {
     Step { what: "quote", lines }
 }
 
-fn of_reference(finding: &Finding, policy: &Policy) -> Step {
+/// Whose reference values may accept a content, by what people are shown.
+fn parts<'p>(finding: &Finding, verdict: &Verdict, policy: &'p Policy) -> Vec<(String, &'p Allowed)> {
+    let mut parts = Vec::new();
+    let own = |allowed| ("its own".to_owned(), allowed);
+    match finding.subject {
+        Subject::Partition(PartitionKey::Pod(uid)) => {
+            parts.extend(policy.pods.get(&uid).map(|pod| own(&pod.allowed)));
+            let name = verdict.pod(uid).and_then(|pod| pod.name.as_deref());
+            let mut workloads = policy.workloads.iter().flat_map(|part| &part.list);
+            let workload = workloads.find(|one| Some(one.workload.name.as_str()) == name);
+            let containers = workload.into_iter().flat_map(|workload| workload.containers());
+            parts.extend(containers.map(|(name, of)| (format!("container {name}"), &of.allowed)));
+        }
+        _ => parts.push(own(&policy.host)),
+    }
+    parts.push(("the sandbox".to_owned(), &policy.sandbox));
+    parts
+}
+
+fn of_reference(finding: &Finding, verdict: &Verdict, policy: &Policy) -> Step {
     let Some(path) = &finding.path else {
         return Step {
             what: "reference",
             lines: vec!["the finding names no file".into()],
         };
     };
-    let own = match finding.subject {
-        Subject::Partition(PartitionKey::Pod(uid)) => policy.pods.get(&uid).map(|pod| &pod.allowed),
-        _ => Some(&policy.host),
-    };
+    let parts = parts(finding, verdict, policy);
     let mut lines = Vec::new();
-    for (part, allowed) in own
-        .map(|a| ("its own", a))
-        .into_iter()
-        .chain([("the sandbox", &policy.sandbox)])
-    {
+    for (part, allowed) in &parts {
         for reference in allowed.references() {
             let Some(digests) = reference.files.get(path) else {
                 continue;
@@ -301,14 +313,16 @@ fn of_reference(finding: &Finding, policy: &Policy) -> Step {
         }
     }
     let found = finding.found.as_deref().and_then(cgpath_evidence::Digest::parse);
-    if let (Some(found), Some(allowed)) = (found, own) {
-        for other in allowed.paths_of(&found).into_iter().filter(|p| p != path).take(3) {
+    for (part, allowed) in &parts {
+        let paths = found.as_ref().map(|found| allowed.paths_of(found));
+        let others = paths.into_iter().flatten().filter(|other| other != path);
+        for other in others.take(3) {
             let origin = allowed.origin(other).and_then(|(_, origin)| origin);
             let from = origin
                 .map(|o| format!(", from {}", escape(o.as_bytes())))
                 .unwrap_or_default();
             lines.push(format!(
-                "the content that was found is accepted at {}{from}",
+                "{part}: the content that was found is accepted at {}{from}",
                 escape(other)
             ));
         }
