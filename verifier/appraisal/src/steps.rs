@@ -267,7 +267,7 @@ impl Progress {
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
             v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
-            called.step(&records);
+            called.step(&records, policy);
             findings.absorb(called.malformed());
             nameless.extend(
                 records

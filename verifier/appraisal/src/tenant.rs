@@ -605,7 +605,7 @@ impl Case<'_> {
         usage.step(&scene, &records);
         let accepted = Acceptances::default();
         let mut called = Called::default();
-        called.step(&records);
+        called.step(&records, self.policy);
         findings.absorb(called.malformed());
         let names = Names {
             stated: &[],

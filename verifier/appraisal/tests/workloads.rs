@@ -220,7 +220,11 @@ fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content(
         let finding = fails(&verdict, pod(20), Rule::PodContents, words);
         let policy = case.node.policy();
         let steps = explain(finding, &verdict, &evidence, &policy, &context);
-        steps.into_iter().find(|step| step.what == "reference").unwrap().lines
+        steps
+            .into_iter()
+            .find(|step| step.what == "reference")
+            .unwrap()
+            .lines
     };
     let same_path = lines("container web: the file's content");
     for begin in ["container log: ", "container web: "] {

@@ -10,6 +10,7 @@ use crate::rules::v05_join::Owned;
 use cgpath_evidence::{
     ContainerName, EventKind, Named, PartitionKey, PodName, PodUid, Provenance, cgroup::attribute,
 };
+use cgpath_policy::Policy;
 use std::collections::BTreeMap;
 
 /// What all pods are called, as far as that was said.
@@ -30,8 +31,9 @@ pub(crate) struct PodCalled {
 }
 
 impl Called {
-    /// Takes the names among new records.
-    pub(crate) fn step(&mut self, records: &[Owned<'_>]) {
+    /// Takes the names among new records. Under a policy of version 1 nothing follows from them, and none is
+    /// kept.
+    pub(crate) fn step(&mut self, records: &[Owned<'_>], policy: &Policy) {
         for (key, record) in records {
             if record.kind != EventKind::Name && record.name.is_none() {
                 continue;
@@ -48,7 +50,9 @@ impl Called {
                 self.malformed.push(finding.resting_on(Provenance::Enriched));
                 continue;
             };
-            self.pods.entry(*uid).or_default().take(*uid, named);
+            if policy.workloads.is_some() {
+                self.pods.entry(*uid).or_default().take(*uid, named);
+            }
         }
     }
 
@@ -62,12 +66,35 @@ impl Called {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        let containers: usize = self.pods.values().map(|pod| pod.containers.len()).sum();
-        self.pods.len() * 512 + containers * 512
+        self.pods.values().map(PodCalled::weight).sum()
     }
 }
 
+/// Bytes of an entry beside its texts, and of a text beside its own.
+const EACH: usize = 256;
+const EACH_TEXT: usize = 64;
+/// A finding has two names as people are shown them.
+const FINDING: usize = 4096;
+
+fn weight_of<'t>(texts: impl IntoIterator<Item = &'t String>) -> usize {
+    let texts = texts.into_iter().map(|text| text.len() + EACH_TEXT);
+    EACH + texts.sum::<usize>()
+}
+
 impl PodCalled {
+    fn weight(&self) -> usize {
+        let pod = self.pod.iter().map(|pod| {
+            let labels = pod.labels.iter().flat_map(|(key, value)| [key, value]);
+            weight_of(labels.chain([&pod.namespace, &pod.name]))
+        });
+        let containers = self.containers.values().map(|container| {
+            // The id is the key, too.
+            let own = [&container.id, &container.id, &container.name, &container.image];
+            weight_of(container.references.iter().chain(own))
+        });
+        EACH + pod.chain(containers).sum::<usize>() + self.findings.kept() * FINDING
+    }
+
     fn take(&mut self, uid: PodUid, named: &Named) {
         let earlier = match named {
             Named::Pod(pod) => {
@@ -114,5 +141,50 @@ impl Part {
             Some(container) if !container.monitor => Part::Container(container.id),
             _ => Part::Runtime,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_REFERENCE, MAX_REFERENCES};
+    use cgpath_testkit::{KeyKind, Node, pod};
+
+    #[test]
+    fn names_weigh_what_their_texts_hold_and_under_a_policy_of_version_1_nothing() {
+        let uid = pod(20);
+        let long = "x".repeat(MAX_LABEL);
+        let labels = (0..MAX_LABELS).map(|n| (format!("{n:03}"), long.clone()));
+        let container = ContainerName {
+            id: "ab".repeat(32),
+            name: "web".into(),
+            sandbox: false,
+            image: "x".repeat(MAX_REFERENCE),
+            references: vec!["y".repeat(MAX_REFERENCE); MAX_REFERENCES],
+        };
+        let names = [
+            Named::Pod(PodName::new("shop".into(), "web".into(), labels.collect())),
+            Named::Container(container),
+        ];
+        let cgroup = format!("/kubepods/pod{uid}").into_bytes();
+        let records: Vec<_> = names
+            .into_iter()
+            .map(|named| named.into_record(5, 7, cgroup.clone()))
+            .collect();
+        let owned: Vec<Owned<'_>> = records
+            .iter()
+            .map(|record| (PartitionKey::Pod(uid), record))
+            .collect();
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        let weight = |policy: &Policy| {
+            let mut called = Called::default();
+            called.step(&owned, policy);
+            (called.weight(), called.of(uid).is_some())
+        };
+        assert_eq!(weight(&node.policy()), (0, false));
+        node.workloads = Some("version: 2\nworkloads: []\n".into());
+        let (bytes, is_known) = weight(&node.policy());
+        let texts = MAX_LABELS * MAX_LABEL + (MAX_REFERENCES + 1) * MAX_REFERENCE;
+        assert!(is_known && bytes > texts, "{bytes}");
     }
 }
