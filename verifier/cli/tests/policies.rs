@@ -311,12 +311,34 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     }
     let (code, said) = cgpath(&["policy", "diff", old, new]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains("+ workloads: b {namespace: shop, labels: {app: web}}"),
-        "{said}"
-    );
+    assert!(said.contains("b {namespace: shop, labels: {app: web}}"), "{said}");
     assert!(
         said.contains("- pods: 11111111-1111-4111-8111-111111111111 demo/pod-a"),
         "{said}"
     );
+    // Another order, and a time that is shorter than the default.
+    let node = std::fs::read_to_string(new).unwrap();
+    let text = std::fs::read_to_string(&part).unwrap();
+    let of_c =
+        "  - {name: c, match: {labels: {app: web}}, containers: {'*': {references: [busybox.json]}}}\n";
+    assert!(text.contains(of_c) && node.contains("workloads.yaml"));
+    let other = text
+        .replace(of_c, "")
+        .replace("\nworkloads:\n", &format!("\nsettle: 60s\nworkloads:\n{of_c}"));
+    std::fs::write(dir.path().join("other.yaml"), other).unwrap();
+    let reordered = dir.path().join("reordered.yaml");
+    std::fs::write(&reordered, node.replace("workloads.yaml", "other.yaml")).unwrap();
+    let (code, said) = cgpath(&["policy", "diff", new, reordered.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    for words in [
+        "- settle: 120s",
+        "+ settle: 60s",
+        "- workloads: 1. demo/pod-a {",
+        "+ workloads: 1. c {",
+        "+ workloads: 2. demo/pod-a {",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (code, said) = cgpath(&["policy", "diff", new, new]);
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -173,9 +173,17 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
         pods.iter()
             .map(|pod| format!("pods: {} {}", pod.shown_uid(), pod.name)),
     );
-    for workload in policy.workloads.iter().flat_map(|part| &part.list) {
+    // A longer one is among the relaxations, in the same words.
+    let settle = policy.workloads.iter().map(|part| part.file.settle);
+    keys.extend(settle.map(|settle| format!("settle: {settle}s")));
+    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+    for (number, workload) in (1..).zip(workloads) {
         let workload = &workload.workload;
-        keys.insert(format!("workloads: {} {}", workload.name, workload.selector));
+        // The first that matches decides.
+        keys.insert(format!(
+            "workloads: {number}. {} {}",
+            workload.name, workload.selector
+        ));
         keys.extend(
             workload
                 .containers
