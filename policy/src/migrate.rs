@@ -45,7 +45,7 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
     let text = core::str::from_utf8(yaml).map_err(|_| by_hand())?;
     let migrated = Migrated {
         node: node_part(text, workloads),
-        workloads: workload_part(&old.pods),
+        workloads: workload_part(&old),
     };
     let wanted = NodePolicy {
         version: 2,
@@ -58,10 +58,11 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
     let are_same = part.workloads.len() == old.pods.len()
         && part.workloads.iter().zip(&old.pods).all(|(workload, pod)| {
             let container = workload.containers.get(ANY_CONTAINER);
+            let values = Values::of(pod, &old);
             workload.selector.uid() == Some(pod.uid)
                 && container.is_some_and(|container| {
-                    container.references == pod.references
-                        && container.excludes == pod.excludes
+                    container.references.iter().eq(values.references)
+                        && container.excludes.items().iter().eq(values.excludes)
                         && container.opaque == pod.opaque
                 })
         });
@@ -107,12 +108,46 @@ fn node_part(text: &str, workloads: &str) -> String {
     out
 }
 
+/// What a pod's containers may use: under version 1 the sandbox's values and excludes count in every
+/// container, under version 2 in none but the sandbox.
+struct Values<'a> {
+    references: Vec<&'a String>,
+    excludes: Vec<&'a String>,
+}
+
+impl<'a> Values<'a> {
+    fn of(pod: &'a Pod, old: &'a NodePolicy) -> Values<'a> {
+        let sandbox = old.sandbox.as_ref();
+        let both = |own: &'a [String], sandbox: &'a [String]| -> Vec<&'a String> {
+            let others = sandbox.iter().filter(|item| !own.contains(item));
+            own.iter().chain(others).collect()
+        };
+        Values {
+            references: both(
+                &pod.references,
+                sandbox.map_or(&[][..], |sandbox| &sandbox.references),
+            ),
+            excludes: both(
+                pod.excludes.items(),
+                sandbox.map_or(&[][..], |sandbox| sandbox.excludes.items()),
+            ),
+        }
+    }
+}
+
 /// An entry for each pod, by its UID.
-fn workload_part(pods: &[Pod]) -> String {
+fn workload_part(old: &NodePolicy) -> String {
+    let pods = &old.pods;
     let mut out = String::from("version: 2\n");
     if pods.is_empty() {
         out.push_str("workloads: []\n");
         return out;
+    }
+    if old.sandbox.is_some() {
+        out.push_str(
+            "# The sandbox's values and excludes stand in each container, since version 1 accepts them there. \
+             What\n# no container uses of them can be taken away.\n",
+        );
     }
     out.push_str(
         "# Pods by UID, as they were. What outlives a roll-out is a namespace and labels:\n\
@@ -126,16 +161,17 @@ fn workload_part(pods: &[Pod]) -> String {
             name = pod.shown_uid();
             names.insert(name.clone());
         }
-        let list = |items: &[String]| {
+        let values = Values::of(pod, old);
+        let list = |items: &[&String]| {
             let items: Vec<String> = items.iter().map(|item| yaml::text(item)).collect();
             items.join(", ")
         };
         let _ = writeln!(out, "  - name: {}", yaml::text(&name));
         let _ = writeln!(out, "    match: {{uid: \"{}\"}}", pod.shown_uid());
         let _ = writeln!(out, "    containers:\n      \"{ANY_CONTAINER}\":");
-        let _ = writeln!(out, "        references: [{}]", list(&pod.references));
-        if !pod.excludes.is_empty() {
-            let _ = writeln!(out, "        excludes: [{}]", list(pod.excludes.items()));
+        let _ = writeln!(out, "        references: [{}]", list(&values.references));
+        if !values.excludes.is_empty() {
+            let _ = writeln!(out, "        excludes: [{}]", list(&values.excludes));
         }
         if pod.opaque == Opaque::Trust {
             out.push_str("        opaque: trust\n");

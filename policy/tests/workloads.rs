@@ -4,8 +4,8 @@ use cgpath_evidence::{Bank, Digest, PodUid};
 use cgpath_policy::corim::Manifest;
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
-    Basis, ContentMatch, Error, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected, Source,
-    SourceKind, WorkloadsFile,
+    Basis, ContentMatch, Error, Hidden, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected,
+    Source, SourceKind, WorkloadsFile,
 };
 use std::path::Path;
 
@@ -439,6 +439,34 @@ fn the_workloads_that_the_documents_show_can_be_read() {
 }
 
 #[test]
+fn what_version_1_accepts_of_the_sandbox_in_a_container_version_2_accepts_after_it_is_migrated() {
+    let pods = format!("pods: [{{uid: {UID}, name: shop/web, references: [web.json]}}]");
+    let of_node = |version: &str, rest: &str| {
+        node(version, rest).replace("[pause.json]", "[pause.json], excludes: ['^/run/']")
+    };
+    let old_text = of_node("version: 1", &pods);
+    let made = to_version_2("x", old_text.as_bytes(), "workloads.yaml").unwrap();
+    let old = load_with(&old_text, "").unwrap();
+    let new = load_with(&made.node, &made.workloads).unwrap();
+    let uid = PodUid::parse(UID.as_bytes()).unwrap();
+    let container = new.workloads.as_ref().unwrap().list[0].container("any").unwrap();
+    for (path, content, is_accepted) in [
+        ("/pause", "pause", true),
+        ("/bin/app", "web", true),
+        ("/bin/app", "log", false),
+    ] {
+        let name = || Name::True(path.as_bytes());
+        let digest = sha256(content);
+        let before = old.look_up_pod(&uid, name(), &digest).unwrap();
+        assert_eq!(before.is_accepted(), is_accepted, "{path} {content}");
+        let matched = new.judge_container(container, name(), &digest);
+        assert_eq!(matched.is_accepted(), is_accepted, "{path} {content}");
+    }
+    assert_eq!(old.hides_in_pod(&uid, Name::True(b"/run/x")), Hidden::Yes);
+    assert_eq!(container.allowed.hides(Name::True(b"/run/x")), Hidden::Yes);
+}
+
+#[test]
 fn pods_with_everything_that_one_can_have_are_migrated_and_equal_names_are_told_apart() {
     let pods = "pods:
   # of the shop
@@ -461,6 +489,10 @@ min-reboot: 11";
         made.node
     );
     let part = WorkloadsFile::from_yaml("w.yaml", made.workloads.as_bytes()).unwrap();
+    // What version 1 accepts in every container.
+    let references = |n: usize| part.workloads[n].containers["*"].references.clone();
+    assert_eq!(references(0), ["web.json", "log.json", "pause.json"]);
+    assert_eq!(references(1), ["web.json", "pause.json"]);
     let names: Vec<&str> = part.workloads.iter().map(|w| w.name.as_str()).collect();
     assert_eq!(names, ["a \"b", "same", "33333333-3333-4333-8333-333333333333"]);
     assert_eq!(
