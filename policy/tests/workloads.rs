@@ -55,7 +55,7 @@ fn values(name: &str) -> Result<Vec<u8>, String> {
     let files: &[(&str, &str)] = match name {
         "rootfs.json" => &[("/usr/sbin/cgpathd", "collector"), ("/usr/sbin/runc", "runc")],
         "pause.json" => &[("/pause", "pause")],
-        "web.json" | "shared/web.json" => &[("/bin/app", "web")],
+        "web.json" | "shared/web.json" | "/values/web.json" => &[("/bin/app", "web")],
         "log.json" | "shared/log.json" => &[("/bin/app", "log")],
         other => return Err(format!("no file {other}")),
     };
@@ -334,6 +334,9 @@ fn files_of_the_workload_part_stand_beside_it_and_its_digest_is_the_same_for_all
     assert_ne!(digest(&a), digest(&changed));
     assert_ne!(a.digest(), changed.digest());
     assert_eq!(b.users_of("shared/web.json"), ["shop/web"]);
+    let absolute = WORKLOADS.replace("web.json", "/values/web.json");
+    let c = load_with(&shared, &absolute).unwrap();
+    assert_eq!(c.users_of("/values/web.json"), ["shop/web"]);
     let absent = load(&WORKLOADS.replace("web.json", "absent.json"))
         .unwrap_err()
         .to_string();

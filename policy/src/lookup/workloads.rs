@@ -138,11 +138,11 @@ impl Workloads {
     }
 }
 
-/// The name of a file beside another one.
+/// The name of a file beside another one; an absolute one is as it is.
 fn beside(file: &str, name: &str) -> String {
     match file.rsplit_once('/') {
-        Some((folder, _)) => format!("{folder}/{name}"),
-        None => name.to_owned(),
+        Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}"),
+        _ => name.to_owned(),
     }
 }
 
