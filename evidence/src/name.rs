@@ -171,12 +171,18 @@ fn is_text(text: &str, limit: usize) -> bool {
     text.len() <= limit && !text.chars().any(char::is_control)
 }
 
-/// Whether Kubernetes could call something so.
-fn is_name(text: &str) -> bool {
+/// Whether Kubernetes could call a namespace, a pod or a container so: at most [`MAX_NAME`] bytes of a to z, 0
+/// to 9, `-` and `.`.
+pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
+}
+
+/// Whether a record holds a label: at most [`MAX_LABEL`] bytes each, no control characters, a key.
+pub fn is_label(key: &str, value: &str) -> bool {
+    !key.is_empty() && is_text(key, MAX_LABEL) && is_text(value, MAX_LABEL)
 }
 
 impl PodName {
@@ -198,10 +204,8 @@ fn labels_fault(labels: &[(String, String)]) -> Option<&'static str> {
     if !labels.is_sorted_by(|before, label| before.0 < label.0) {
         return Some("a pod's labels are not in order, or one stands twice");
     }
-    let is_label = |(key, value): &(String, String)| {
-        !key.is_empty() && is_text(key, MAX_LABEL) && is_text(value, MAX_LABEL)
-    };
-    (!labels.iter().all(is_label)).then_some("a pod's label is too long or no text")
+    let are_labels = labels.iter().all(|(key, value)| is_label(key, value));
+    (!are_labels).then_some("a pod's label is too long or no text")
 }
 
 impl ContainerName {

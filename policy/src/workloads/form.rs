@@ -6,7 +6,7 @@
 
 use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload, bounded};
 use crate::form::{MAX_ITEMS, refused};
-use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, MAX_NAME};
+use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, is_label, is_name};
 use cgpath_evidence::text::quoted;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,11 +159,7 @@ fn namespace_fault(workload: &Workload) -> Option<String> {
 
 /// Whether Kubernetes could call something so.
 fn checked_name(text: &str) -> core::result::Result<String, String> {
-    let is_name = (1..=MAX_NAME).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'));
-    if is_name {
+    if is_name(text) {
         return Ok(text.to_owned());
     }
     Err(format!("{} is no name that Kubernetes gives", quoted(text)))
@@ -176,14 +172,11 @@ pub(super) fn namespace<'de, D: Deserializer<'de>>(d: D) -> core::result::Result
 pub(super) fn labels<'de, D: Deserializer<'de>>(
     d: D,
 ) -> core::result::Result<BTreeMap<String, String>, D::Error> {
-    let is_label = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
     whole(d, |labels: &BTreeMap<String, String>| {
         if labels.len() > MAX_LABELS {
             return Err(format!("a pod has at most {MAX_LABELS} labels"));
         }
-        let mut odd = labels
-            .iter()
-            .filter(|(key, value)| key.is_empty() || !is_label(key) || !is_label(value));
+        let mut odd = labels.iter().filter(|(key, value)| !is_label(key, value));
         match odd.next() {
             Some((key, _)) => Err(format!(
                 "label {} is empty, longer than {MAX_LABEL} bytes or no text",
