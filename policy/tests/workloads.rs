@@ -143,7 +143,7 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     let workload = &policy.workloads.as_ref().unwrap().list[0];
     let look_up = |container: &str, path: &'static str, content: &str| {
         let container = workload.container(container).unwrap();
-        policy.judge_container(container, Name::True(path.as_bytes()), &sha256(content))
+        policy.look_up_container(container, Name::True(path.as_bytes()), &sha256(content))
     };
     let accepted = |basis| ContentMatch::Accepted {
         basis,
@@ -158,7 +158,7 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     assert_eq!(look_up("web", "/memfd:x", "runc"), accepted(Basis::RuntimeFile));
     assert_eq!(look_up("web", "/pause", "pause"), ContentMatch::UnknownPath);
     let outside = |path: &'static str, content: &str| {
-        policy.judge_pod_runtime(Name::True(path.as_bytes()), &sha256(content))
+        policy.look_up_pod_runtime(Name::True(path.as_bytes()), &sha256(content))
     };
     assert_eq!(outside("/pause", "pause"), accepted(Basis::Sandbox));
     assert_eq!(outside("/memfd:x", "runc"), accepted(Basis::RuntimeFile));
@@ -462,7 +462,7 @@ fn what_version_1_accepts_of_the_sandbox_in_a_container_version_2_accepts_after_
         let digest = sha256(content);
         let before = old.look_up_pod(&uid, name(), &digest).unwrap();
         assert_eq!(before.is_accepted(), is_accepted, "{path} {content}");
-        let matched = new.judge_container(container, name(), &digest);
+        let matched = new.look_up_container(container, name(), &digest);
         assert_eq!(matched.is_accepted(), is_accepted, "{path} {content}");
     }
     assert_eq!(old.hides_in_pod(&uid, Name::True(b"/run/x")), Hidden::Yes);

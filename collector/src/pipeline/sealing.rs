@@ -73,9 +73,9 @@ impl Pipeline {
             _ => true,
         };
         let mut predating = if first { self.predating() } else { Vec::new() };
-        let unnamed = predating.len() > MAX_PREDATING;
+        let too_many = predating.len() > MAX_PREDATING;
         predating.truncate(MAX_PREDATING);
-        let blind = self.canary_seen.is_none() || !entry_seen || !self.counters.attached || unnamed;
+        let blind = self.canary_seen.is_none() || !entry_seen || !self.counters.attached || too_many;
         Checkpoint {
             version: 1,
             boot_id: self.setup.boot_id,

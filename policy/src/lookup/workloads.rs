@@ -187,9 +187,9 @@ impl Loader<'_> {
 }
 
 impl Policy {
-    /// Judges a content found in a container: by the container's own values, then the runtime files by hash,
-    /// since the runtime runs a copy of itself while it sets the container up.
-    pub fn judge_container(
+    /// Looks up a content found in a container: in its own values, then the runtime files by hash, since the
+    /// runtime runs a copy of itself while it sets the container up.
+    pub fn look_up_container(
         &self,
         container: &ContainerPolicy,
         name: Name<'_>,
@@ -202,9 +202,9 @@ impl Policy {
         }
     }
 
-    /// Judges a content found in a pod and outside of all its containers: by the sandbox's values, then the
+    /// Looks up a content found in a pod and outside of all its containers: in the sandbox's values, then the
     /// runtime files by hash.
-    pub fn judge_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
+    pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
         match self.sandbox.look_up(name, digest) {
             ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
                 basis: Basis::Sandbox,
@@ -225,7 +225,7 @@ impl Policy {
         let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
         let outside = core::iter::once_with(|| match hides(&self.sandbox) {
             true => excluded(Basis::Sandbox),
-            false => self.judge_pod_runtime(name, digest),
+            false => self.look_up_pod_runtime(name, digest),
         });
         let inside = workloads
             .list

@@ -430,8 +430,8 @@ impl Case<'_, '_> {
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
         let mut waits = Waits::new(self.before, context.now);
         let names = Names {
-            stated: round.pods,
-            called: self.called,
+            pod_info: round.pods,
+            named: self.called,
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,

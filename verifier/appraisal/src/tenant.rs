@@ -608,8 +608,8 @@ impl Case<'_> {
         called.step(&records, self.policy);
         findings.absorb(called.malformed());
         let names = Names {
-            stated: &[],
-            called: &called,
+            pod_info: &[],
+            named: &called,
             predating: &[],
             provenance: Provenance::Observed,
             policy: self.policy,

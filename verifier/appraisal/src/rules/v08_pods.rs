@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the verdict on pods needs beside what they used.
 pub(crate) struct Names<'a> {
-    pub stated: &'a [PodInfo],
-    pub called: &'a Called,
+    pub pod_info: &'a [PodInfo],
+    pub named: &'a Called,
     pub predating: &'a [PodUid],
     pub provenance: Provenance,
     pub policy: &'a Policy,
@@ -131,17 +131,17 @@ fn pod(
     let undashed = tally.undashed.unwrap_or_else(in_policy);
     let workloads = names.policy.workloads.as_ref();
     let mut case = workloads.map(|workloads| {
-        v08_workloads::appraise(names.policy, workloads, uid, tally, names.called.of(uid), waits)
+        v08_workloads::appraise(names.policy, workloads, uid, tally, names.named.of(uid), waits)
     });
     let standing = match &case {
         Some(case) => case.standing,
         None if known.is_some() => Standing::Known,
         None => Standing::Unknown,
     };
-    let called = case.as_mut().and_then(|case| case.called.take());
-    let stated = called.or_else(|| {
-        let stated = names.stated.iter().find(|p| p.uid == uid);
-        stated.map(|p| format!("{}/{}", p.namespace, p.name))
+    let shown_name = case.as_mut().and_then(|case| case.shown_name.take());
+    let shown_name = shown_name.or_else(|| {
+        let info = names.pod_info.iter().find(|p| p.uid == uid);
+        info.map(|p| format!("{}/{}", p.namespace, p.name))
     });
     let tally = case.as_ref().map_or(tally, |case| &case.tally);
     let key = PartitionKey::Pod(uid);
@@ -153,7 +153,7 @@ fn pod(
     own.extend(tally.opaque());
     let provenance = names.provenance;
     if standing == Standing::Unknown {
-        let called = stated
+        let called = shown_name
             .as_ref()
             .map_or_else(String::new, |t| format!(" (the runtime calls it {t})"));
         let shown = uid.shown(undashed);
@@ -211,7 +211,7 @@ fn pod(
             Some(case) => case.name.clone(),
             None => known.map(|k| k.pod.name.clone()),
         },
-        told: stated,
+        told: shown_name,
         state,
         charged: fails,
         entries: tally.entries,

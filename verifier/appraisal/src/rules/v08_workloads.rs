@@ -12,7 +12,7 @@ use crate::rules::Rule;
 use crate::rules::names::{Part, PodCalled};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::uses::{Use, Uses};
-use crate::rules::v09_contents::of_judgement;
+use crate::rules::v09_contents::of_match;
 use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
@@ -39,7 +39,7 @@ pub(crate) struct Case {
     /// Its workload's name.
     pub name: Option<String>,
     /// What the runtime calls it, `namespace/name`.
-    pub called: Option<String>,
+    pub shown_name: Option<String>,
     /// Why it is unknown, in words.
     pub why: &'static str,
     pub containers: Vec<ContainerVerdict>,
@@ -76,7 +76,7 @@ pub(crate) fn appraise(
     let mut case = Case {
         standing: Standing::Known,
         name: None,
-        called: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+        shown_name: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
         why: "",
         containers: Vec::new(),
         tally: tally.without_parts(),
@@ -95,7 +95,7 @@ pub(crate) fn appraise(
                 }
                 false => "no workload of the policy matches this pod",
             };
-            return case.unjudged(tally, called);
+            return case.not_appraised(tally, called);
         }
         Selected::Undecided => {
             let settle = workloads.file.settle;
@@ -115,7 +115,7 @@ pub(crate) fn appraise(
             for id in ids(tally).filter(|id| !is_named(id)) {
                 waits.may_wait(uid, Some(id), settle);
             }
-            return case.unjudged(tally, called);
+            return case.not_appraised(tally, called);
         }
     };
     case.name = Some(workload.workload.name.clone());
@@ -135,7 +135,7 @@ impl Case {
     }
 
     /// Nothing can be expected of what was used: it is listed, and not accepted.
-    fn unjudged(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
+    fn not_appraised(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
         for uses in tally.parts.values() {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
@@ -265,7 +265,7 @@ impl Bench<'_> {
             Some(_) if is_opaque(name.bytes()) => true,
             Some(digest) => {
                 self.policy.sandbox.hides(name) != Hidden::Yes
-                    && !self.policy.judge_pod_runtime(name, digest).is_accepted()
+                    && !self.policy.look_up_pod_runtime(name, digest).is_accepted()
             }
         };
         // It waits from its first sight, and not from what it used last.
@@ -365,8 +365,8 @@ impl Bench<'_> {
             opinion.findings.push(finding);
         }
         let appraisal = match values {
-            Values::Container(container) => self.policy.judge_container(container, name, digest),
-            _ => self.policy.judge_pod_runtime(name, digest),
+            Values::Container(container) => self.policy.look_up_container(container, name, digest),
+            _ => self.policy.look_up_pod_runtime(name, digest),
         };
         match &appraisal {
             ContentMatch::Accepted { learned, .. } => opinion.learned = *learned,
@@ -374,7 +374,7 @@ impl Bench<'_> {
             _ => {}
         }
         let key = PartitionKey::Pod(self.uid);
-        let (seen, finding) = of_judgement(key, label, &appraisal, || allowed.paths_of(digest));
+        let (seen, finding) = of_match(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion
             .findings

@@ -526,7 +526,7 @@ impl<'a> Charging<'_, 'a> {
             }
             _ => policy.host.paths_of(digest),
         };
-        let (seen, finding) = of_judgement(used.key, "", &matched, elsewhere);
+        let (seen, finding) = of_match(used.key, "", &matched, elsewhere);
         let is_pod = matches!(used.key, PartitionKey::Pod(_));
         let tally = self.tally(used.key);
         if let ContentMatch::Accepted { learned, .. } = matched {
@@ -545,7 +545,7 @@ impl<'a> Charging<'_, 'a> {
 
 /// What to say of a content, by what the policy says of it; `label` stands before the text. `elsewhere` are
 /// paths at which it would be accepted.
-pub(crate) fn of_judgement<'p>(
+pub(crate) fn of_match<'p>(
     key: PartitionKey,
     label: &str,
     matched: &ContentMatch,

@@ -77,7 +77,7 @@ pub(crate) fn check(
         Some((*bank, registers.values().to_vec()))
     });
     let boot = Stated {
-        stated: round.boot.and_then(|boot| boot.command_line.as_deref()),
+        command_line: round.boot.and_then(|boot| boot.command_line.as_deref()),
         lines,
         tpm: Some(quoted),
         banks: &policy.file.accept.banks,
@@ -118,7 +118,7 @@ pub(crate) fn check_td(
         return BootAppraisal::Absent;
     };
     let boot = Stated {
-        stated: round.boot.and_then(|boot| boot.command_line.as_deref()),
+        command_line: round.boot.and_then(|boot| boot.command_line.as_deref()),
         lines,
         tpm: None,
         banks: &[Bank::Sha384],
@@ -146,7 +146,7 @@ pub(crate) fn worse(one: BootAppraisal, other: BootAppraisal) -> BootAppraisal {
 /// What is known of a boot, beside its log.
 struct Stated<'a> {
     /// The command line that the node states.
-    stated: Option<&'a [u8]>,
+    command_line: Option<&'a [u8]>,
     lines: &'a [Line<'a>],
     /// What the TPM quoted: IMA's first entry is over that.
     tpm: Option<&'a Quoted>,
@@ -208,7 +208,7 @@ impl Boot<'_> {
         }
         self.is_regular(reference, &pinned, findings);
         self.ties(findings);
-        Measured::new(self.log, stated.banks, reference, stated.stated, &pinned).check(findings);
+        Measured::new(self.log, stated.banks, reference, stated.command_line, &pinned).check(findings);
     }
 
     /// Registers with a value that the policy accepts, in each bank.

@@ -25,7 +25,7 @@ pub(super) struct Measured<'a> {
     banks: &'a [Bank],
     reference: &'a BootPolicy,
     /// The command line that the node states.
-    stated: Option<&'a str>,
+    command_line: Option<&'a str>,
     /// Registers whose whole value the policy accepts, in each bank.
     pinned: &'a BTreeSet<u8>,
     lines: BTreeMap<u64, CommandLine<'a>>,
@@ -39,7 +39,7 @@ impl<'a> Measured<'a> {
         log: &'a EventLog<'a>,
         banks: &'a [Bank],
         reference: &'a BootPolicy,
-        stated: Option<&'a [u8]>,
+        command_line: Option<&'a [u8]>,
         pinned: &'a BTreeSet<u8>,
     ) -> Measured<'a> {
         let mut accepted_lines = BTreeSet::new();
@@ -61,7 +61,7 @@ impl<'a> Measured<'a> {
             log,
             banks,
             reference,
-            stated: stated.and_then(|stated| core::str::from_utf8(stated).ok()),
+            command_line: command_line.and_then(|line| core::str::from_utf8(line).ok()),
             pinned,
             lines: lines.collect(),
             accepted_lines,
@@ -151,7 +151,7 @@ impl<'a> Measured<'a> {
     /// What the event or the node states is only shown where it is what was measured.
     fn wrong_line(&self, line: &CommandLine) -> Finding {
         let is = |text: &&str| self.banks.iter().all(|bank| line.is(text, *bank));
-        let text = line.text().filter(is).or(self.stated.filter(is));
+        let text = line.text().filter(is).or(self.command_line.filter(is));
         let digest = || self.banks.first().and_then(|bank| line.event().digest(*bank));
         let found = match text {
             Some(text) => escape(text.as_bytes()),
