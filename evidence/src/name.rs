@@ -171,8 +171,8 @@ fn is_text(text: &str, limit: usize) -> bool {
     text.len() <= limit && !text.chars().any(char::is_control)
 }
 
-/// Whether Kubernetes could call a namespace, a pod or a container so: at most [`MAX_NAME`] bytes of a to z, 0
-/// to 9, `-` and `.`.
+/// Whether Kubernetes could call a namespace, a pod or a container so: at most [`MAX_NAME`] bytes of a to z,
+/// 0 to 9, `-` and `.`.
 pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text

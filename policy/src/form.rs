@@ -70,8 +70,8 @@ impl<'de, S: de::DeserializeSeed<'de> + Copy> de::Visitor<'de> for List<S> {
     }
 }
 
-/// A list of mappings, within its limit: none has the `key` of another, nor a `fault` of its own. One that has
-/// is refused where it stands, and `named` is what it is called where it stands twice.
+/// A list of mappings, within its limit: none has the `key` of another, nor a `fault` of its own. One that
+/// has is refused where it stands, and `named` is what it is called where it stands twice.
 pub(crate) fn distinct<'de, D, T, K>(
     d: D,
     key: fn(&T) -> K,

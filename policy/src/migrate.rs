@@ -145,8 +145,8 @@ fn workload_part(old: &NodePolicy) -> String {
     }
     if old.sandbox.is_some() {
         out.push_str(
-            "# The sandbox's values and excludes stand in each container, since version 1 accepts them there. \
-             What\n# no container uses of them can be taken away.\n",
+            "# The sandbox's values and excludes stand in each container, since version 1 accepts them \
+             there. What\n# no container uses of them can be taken away.\n",
         );
     }
     out.push_str(

@@ -90,8 +90,8 @@ pub(super) fn listed<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Ve
     )
 }
 
-/// Who may read a pod's verdict rests on the namespace in its workload's name: it is the one that `match` has,
-/// or that of the one pod that is meant.
+/// Who may read a pod's verdict rests on the namespace in its workload's name: it is the one that `match`
+/// has, or that of the one pod that is meant.
 fn namespace_fault(workload: &Workload) -> Option<String> {
     let (named, _) = workload.name.split_once('/')?;
     let is_it = match &workload.selector.namespace {
@@ -100,8 +100,8 @@ fn namespace_fault(workload: &Workload) -> Option<String> {
     };
     let fault = || {
         format!(
-            "workload {} is called by a namespace that its `match` does not have: write `namespace: {}` there, \
-             or a name without `/`",
+            "workload {} is called by a namespace that its `match` does not have: write `namespace: {}` \
+             there, or a name without `/`",
             quoted(&workload.name),
             quoted(named)
         )

@@ -202,7 +202,8 @@ pub fn since_boot(
     };
     let is_per_boot = policy.has_key_per_boot();
     let (collateral, _) = pinned::collateral(store.dir());
-    // What waits since the round before by this policy; the kept states have it by the policies of their time.
+    // What waits since the round before by this policy; the kept states have it by the policies of their
+    // time.
     let mut waiting: Option<Vec<Waiting>> = None;
     for past in &past {
         let old = parse(past)?;

@@ -100,7 +100,8 @@ fn are_named(evidence: &Evidence, pods: &[Running]) {
             (own.namespace.as_str(), own.name.as_str()),
             ("demo", pod.name.as_str())
         );
-        assert_eq!(own.label("io.kubernetes.pod.uid"), Some(pod.uid.as_str()));
+        let uid = ("io.kubernetes.pod.uid".to_owned(), pod.uid.clone());
+        assert!(own.labels.contains(&uid), "{:?}", own.labels);
         let said = |id: &str| match once(id) {
             Named::Container(container) => container.clone(),
             Named::Pod(_) => unreachable!("it is under an id"),

@@ -1,7 +1,8 @@
 //! Who may read what: tokens, and the pods that each may see.
 //!
 //! Promises: a token is kept as its SHA-256 alone; what a scope does not hold answers as what is not there; a
-//! pod is in a namespace by its name in the verifier's policy, which under version 2 its runtime's names choose.
+//! pod is in a namespace by its name in the verifier's policy, which under version 2 its runtime's names
+//! choose.
 //! Not here: requests (see `read`).
 
 use cgpath_appraisal::PodVerdict;
