@@ -226,7 +226,9 @@ impl Policy {
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
         let outside = core::iter::once_with(|| self.look_up_pod_runtime(name, digest));
-        let inside = workloads.all_allowed().map(|allowed| allowed.look_up(name, digest));
+        let inside = workloads
+            .all_allowed()
+            .map(|allowed| allowed.look_up(name, digest));
         outside.chain(inside).find(ContentMatch::is_accepted)
     }
 

@@ -614,7 +614,11 @@ fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
         let found: Vec<_> = refused.failures().filter(of_boot).collect();
         let [finding] = found[..] else { panic!("{refused}") };
         assert_eq!(finding.path.as_deref(), Some(&b"/tmp/x"[..]), "{refused}");
-        assert_eq!((finding.rule, refused.node.excluded), (Rule::Host, 0), "{refused}");
+        assert_eq!(
+            (finding.rule, refused.node.excluded),
+            (Rule::Host, 0),
+            "{refused}"
+        );
         let counted = boot("/tmp/x", b"anything", EXCLUDES);
         assert_eq!(counted.node.state, State::Trusted, "{counted}");
         let said = |f: &Finding| {
@@ -786,6 +790,24 @@ fn more_pods_than_can_wait_do_not_wait_for_longer() {
     let count = |state| verdict.pods.iter().filter(|pod| pod.state == state).count();
     assert_eq!((count(State::Pending), count(State::Unknown)), (MAX_WAITING, 1));
     assert_eq!(verdict.node.state, State::Untrusted);
+}
+
+/// They wait from their first sight and have no name for the whole boot.
+#[test]
+fn containers_that_need_no_name_take_no_pods_place() {
+    let mut case = Case::new("");
+    case.node.name_pod(pod(20), "shop", &WEB);
+    for n in 0..=MAX_WAITING {
+        let actor = Actor::container(pod(20), &format!("{n:064x}"), "", "/pause");
+        let hash = FileHash::Measured(sha256(b"pause"));
+        case.node
+            .record_execution(&actor, EventKind::Execution, "/pause", hash);
+    }
+    assert!(case.round().trusted);
+    case.in_container(pod(30), 2, 1);
+    let verdict = case.round();
+    assert_eq!(of(&verdict, pod(30)).state, State::Pending, "{verdict}");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
 }
 
 #[test]
