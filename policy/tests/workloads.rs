@@ -295,6 +295,13 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
             "workload \"shop/web\" stands twice",
         ),
         ("name: shop/any", "name: bank/any", 8, "does not have"),
+        // What somebody wrote is left as it is.
+        (
+            "name: shop/any",
+            "name: 'a, expected struct b/c'",
+            8,
+            "workload \"a, expected struct b/c\" is called by a namespace",
+        ),
         ("{namespace: shop}", "{labels: {a: b}}", 8, "does not have"),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
         (
