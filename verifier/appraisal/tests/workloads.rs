@@ -233,11 +233,54 @@ fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content(
             "{same_path:?}"
         );
     }
+    assert!(same_path[0].starts_with("container web: "), "{same_path:?}");
     let same_content = lines("container web: no reference value");
     let begin = "container log: the content that was found is accepted at /bin/app";
     assert!(
         same_content.len() == 1 && same_content[0].starts_with(begin),
         "{same_content:?}"
+    );
+}
+
+#[test]
+fn an_explanation_begins_with_the_container_that_is_named_and_is_bounded_over_all_of_them() {
+    let mut case = Case::new("");
+    let containers: String = (0..60)
+        .map(|n| format!("      c{n}: {{references: [{}.json]}}\n", pod(3)))
+        .collect();
+    case.node.workloads = Some(format!(
+        "version: 2
+workloads:
+  - name: shop/web
+    match: {{namespace: shop, labels: {{app: web}}}}
+    containers:
+{containers}"
+    ));
+    case.node.name_pod(pod(20), "shop", &WEB);
+    case.node.name_container(pod(20), &id(2), "c7");
+    case.in_container(pod(20), 2, 1);
+    case.node
+        .execute(&Actor::host("/sbin/init"), "/pause", &sha256(b"pause"));
+    let nonce = case.nonce();
+    let evidence = case.node.attest(&nonce);
+    let verdict = case.appraised(&evidence, &nonce);
+    let context = case.node.context(&nonce, None);
+    let lines = |finding: &Finding| -> Vec<String> {
+        let policy = case.node.policy();
+        let steps = explain(finding, &verdict, &evidence, &policy, &context);
+        let step = steps.into_iter().find(|step| step.what == "reference");
+        step.unwrap().lines
+    };
+    let of_pod = lines(fails(&verdict, pod(20), Rule::PodContents, "container c7: "));
+    assert!(of_pod[0].starts_with("container c7: "), "{of_pod:?}");
+    assert_eq!(of_pod.len(), 41, "{of_pod:?}");
+    assert!(of_pod[40].contains("left out"), "{of_pod:?}");
+    // The sandbox's values are for pods alone.
+    let mut failures = verdict.failures();
+    let of_host = failures.find(|f| f.subject == Subject::Partition(PartitionKey::Host));
+    assert_eq!(
+        lines(of_host.unwrap()),
+        ["no reference value has this path or this content"]
     );
 }
 
