@@ -232,8 +232,8 @@ impl Policy {
         outside.chain(inside).find(ContentMatch::is_accepted)
     }
 
-    /// Whether an exclude of some container of some workload, or of the sandbox, hides a path. It says nothing
-    /// of what is not that pod's.
+    /// Whether an exclude of some container of some workload, or of the sandbox, hides a path. It says
+    /// nothing of what is not that pod's.
     pub fn hidden_in_workloads(&self, name: Name<'_>) -> bool {
         self.workloads.as_ref().is_some_and(|workloads| {
             let mut all = core::iter::once(&self.sandbox).chain(workloads.all_allowed());

@@ -162,10 +162,10 @@ impl Reappraisal {
     }
 }
 
-/// What waits for a name: by this policy since the round before, and by the policies of its time. Of two first
-/// sights the earlier one counts, so that no change of policy gives anybody more time; and what was first seen
-/// in a round that cannot be appraised again is known by the policies of its time alone. The oldest come
-/// first: they keep their places.
+/// What waits for a name: by this policy since the round before, and by the policies of its time. Of two
+/// first sights the earlier one counts, so that no change of policy gives anybody more time; and what was
+/// first seen in a round that cannot be appraised again is known by the policies of its time alone. The
+/// oldest come first: they keep their places.
 fn carried(again: &[Waiting], kept: &[Waiting]) -> Vec<Waiting> {
     let mut all = BTreeMap::new();
     for waiting in again.iter().chain(kept) {

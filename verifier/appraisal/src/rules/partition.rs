@@ -49,8 +49,8 @@ pub(crate) struct Tally {
     excluded_files: u64,
     /// Places in `files` by path and content.
     seen: HashTable<usize>,
-    /// Of which places some part's deviation is listed, and whether its path is known there. What is kept from
-    /// round to round has no parts that were judged, and so none of these.
+    /// Of which places some part's deviation is listed, and whether its path is known there. What is kept
+    /// from round to round has no parts that were judged, and so none of these.
     deviated: HashSet<(usize, bool)>,
     hasher: DefaultHashBuilder,
     pub findings: Findings,

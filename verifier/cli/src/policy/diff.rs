@@ -193,8 +193,8 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     keys
 }
 
-/// The names of workloads that both have and that stand in another order: the first that matches decides. What
-/// is before the first and behind the last of them is left out.
+/// The names of workloads that both have and that stand in another order: the first that matches decides.
+/// What is before the first and behind the last of them is left out.
 fn order(old: &Policy, new: &Policy) -> Option<[String; 2]> {
     fn names(policy: &Policy) -> Vec<&str> {
         let workloads = policy.workloads.iter().flat_map(|part| &part.list);
