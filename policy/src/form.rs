@@ -163,10 +163,17 @@ pub(crate) fn in_words_of_yaml(why: String) -> String {
         "u32" => "a number from 0 to 4294967295",
         "u64" => "a number from 0 on",
         "a map" => MAPPING,
-        form if form.starts_with("struct ") => MAPPING,
+        form if is_struct(form) => MAPPING,
         _ => return why,
     };
     format!("{found}, expected {words}")
+}
+
+/// Whether the text is what the parser calls a type of ours, and nothing else: other texts end with what
+/// somebody wrote.
+fn is_struct(form: &str) -> bool {
+    let name = form.strip_prefix("struct ").unwrap_or_default();
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// An allow list: within its limit, not empty.

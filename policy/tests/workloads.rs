@@ -181,19 +181,20 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
 }
 
 #[test]
-fn what_an_exclude_hides_in_any_part_of_a_pod_is_accepted_where_it_is_not_known_whose_it_is() {
-    let is_accepted = |policy: &Policy, path: &'static str| {
+fn what_an_exclude_hides_in_any_part_of_a_pod_is_said_apart_from_what_is_accepted() {
+    let is_hidden = |policy: &Policy, path: &'static str| {
         let name = Name::True(path.as_bytes());
-        policy.accepted_in_workloads(name, &sha256("x")).is_some()
+        assert!(policy.accepted_in_workloads(name, &sha256("x")).is_none());
+        policy.hidden_in_workloads(name)
     };
     let of_node = node("version: 2", "workloads: workloads.yaml")
         .replace("[pause.json]", "[pause.json], excludes: ['^/run/']");
     let of_web = WORKLOADS.replacen("[web.json]", "[web.json], excludes: ['^/tmp/']", 1);
     let policy = load_with(&of_node, &of_web).unwrap();
-    assert!(is_accepted(&policy, "/run/x") && is_accepted(&policy, "/tmp/x"));
-    assert!(!is_accepted(&policy, "/var/x"));
+    assert!(is_hidden(&policy, "/run/x") && is_hidden(&policy, "/tmp/x"));
+    assert!(!is_hidden(&policy, "/var/x"));
     let policy = load(WORKLOADS).unwrap();
-    assert!(!is_accepted(&policy, "/run/x") && !is_accepted(&policy, "/tmp/x"));
+    assert!(!is_hidden(&policy, "/run/x") && !is_hidden(&policy, "/tmp/x"));
 }
 
 #[test]
@@ -294,6 +295,13 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
             "workload \"shop/web\" stands twice",
         ),
         ("name: shop/any", "name: bank/any", 8, "does not have"),
+        // What somebody wrote is left as it is.
+        (
+            "name: shop/any",
+            "name: 'a, expected struct b/c'",
+            8,
+            "workload \"a, expected struct b/c\" is called by a namespace",
+        ),
         ("{namespace: shop}", "{labels: {a: b}}", 8, "does not have"),
         ("workloads:", "settle: 2h\nworkloads:", 2, "120s"),
         (

@@ -78,7 +78,7 @@ fn left_out(policy: &Policy) -> Vec<String> {
     let workloads = policy.workloads.iter().flat_map(|part| &part.list);
     found.extend(workloads.map(|workload| {
         let name = &workload.workload.name;
-        format!("workloads: {name}: a pod that is known by its names has no place there, nor have its values")
+        format!("workloads: {name}: a workload has no place there, nor have its values")
     }));
     let is_laxer = file.pods.iter().any(|pod| pod.opaque != Default::default());
     let changed = [

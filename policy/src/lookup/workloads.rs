@@ -106,6 +106,12 @@ impl Workloads {
         })
     }
 
+    /// The values of all containers of all workloads.
+    fn all_allowed(&self) -> impl Iterator<Item = &Allowed> {
+        let containers = self.list.iter().flat_map(|workload| workload.containers.values());
+        containers.map(|container| &container.allowed)
+    }
+
     /// The workloads in which a reference file counts, by what the node part would call it.
     pub(super) fn users_of(&self, reference: &str) -> impl Iterator<Item = &str> {
         let uses = move |workload: &&WorkloadPolicy| {
@@ -215,26 +221,23 @@ impl Policy {
     }
 
     /// What accepts a content in some container of some workload, or in a pod outside of all containers: for
-    /// contents of which it is not known whose they are.
+    /// contents of which it is not known whose they are. No exclude counts: see
+    /// [`Policy::hidden_in_workloads`].
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
-        let excluded = |basis| ContentMatch::Accepted {
-            basis,
-            learned: false,
-        };
-        let hides = |allowed: &Allowed| allowed.hides(name) == Hidden::Yes;
-        let outside = core::iter::once_with(|| match hides(&self.sandbox) {
-            true => excluded(Basis::Sandbox),
-            false => self.look_up_pod_runtime(name, digest),
-        });
+        let outside = core::iter::once_with(|| self.look_up_pod_runtime(name, digest));
         let inside = workloads
-            .list
-            .iter()
-            .flat_map(|workload| workload.containers.values());
-        let inside = inside.map(|container| match hides(&container.allowed) {
-            true => excluded(Basis::Own),
-            false => container.allowed.look_up(name, digest),
-        });
+            .all_allowed()
+            .map(|allowed| allowed.look_up(name, digest));
         outside.chain(inside).find(ContentMatch::is_accepted)
+    }
+
+    /// Whether an exclude of some container of some workload, or of the sandbox, hides a path. It says
+    /// nothing of what is not that pod's.
+    pub fn hidden_in_workloads(&self, name: Name<'_>) -> bool {
+        self.workloads.as_ref().is_some_and(|workloads| {
+            let mut all = core::iter::once(&self.sandbox).chain(workloads.all_allowed());
+            all.any(|allowed| allowed.hides(name) == Hidden::Yes)
+        })
     }
 }

@@ -428,7 +428,9 @@ impl Case<'_, '_> {
         } = self.asked;
         let Outcome { pending, lost, boot } = outcome;
         let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
-        let mut waits = Waits::new(self.before, context.now);
+        let waiting = self.before.map_or(&[][..], |before| &before.waiting[..]);
+        let is_named = |one: &Waiting| self.called.is_named(one.uid, one.container.as_deref());
+        let mut waits = Waits::new(waiting, is_named, context.now);
         let names = Names {
             pod_info: round.pods,
             named: self.called,

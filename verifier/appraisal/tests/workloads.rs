@@ -8,7 +8,7 @@ use cgpath_appraisal::explain::explain;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_policy::Policy;
-use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
+use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};
 
 const WEB: [(&str, &str); 2] = [("app", "web"), ("pod-template-hash", "1")];
 /// Longer than the policy lets a name take.
@@ -233,11 +233,54 @@ fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content(
             "{same_path:?}"
         );
     }
+    assert!(same_path[0].starts_with("container web: "), "{same_path:?}");
     let same_content = lines("container web: no reference value");
     let begin = "container log: the content that was found is accepted at /bin/app";
     assert!(
         same_content.len() == 1 && same_content[0].starts_with(begin),
         "{same_content:?}"
+    );
+}
+
+#[test]
+fn an_explanation_begins_with_the_container_that_is_named_and_is_bounded_over_all_of_them() {
+    let mut case = Case::new("");
+    let containers: String = (0..60)
+        .map(|n| format!("      c{n}: {{references: [{}.json]}}\n", pod(3)))
+        .collect();
+    case.node.workloads = Some(format!(
+        "version: 2
+workloads:
+  - name: shop/web
+    match: {{namespace: shop, labels: {{app: web}}}}
+    containers:
+{containers}"
+    ));
+    case.node.name_pod(pod(20), "shop", &WEB);
+    case.node.name_container(pod(20), &id(2), "c7");
+    case.in_container(pod(20), 2, 1);
+    case.node
+        .execute(&Actor::host("/sbin/init"), "/pause", &sha256(b"pause"));
+    let nonce = case.nonce();
+    let evidence = case.node.attest(&nonce);
+    let verdict = case.appraised(&evidence, &nonce);
+    let context = case.node.context(&nonce, None);
+    let lines = |finding: &Finding| -> Vec<String> {
+        let policy = case.node.policy();
+        let steps = explain(finding, &verdict, &evidence, &policy, &context);
+        let step = steps.into_iter().find(|step| step.what == "reference");
+        step.unwrap().lines
+    };
+    let of_pod = lines(fails(&verdict, pod(20), Rule::PodContents, "container c7: "));
+    assert!(of_pod[0].starts_with("container c7: "), "{of_pod:?}");
+    assert_eq!(of_pod.len(), 41, "{of_pod:?}");
+    assert!(of_pod[40].contains("left out"), "{of_pod:?}");
+    // The sandbox's values are for pods alone.
+    let mut failures = verdict.failures();
+    let of_host = failures.find(|f| f.subject == Subject::Partition(PartitionKey::Host));
+    assert_eq!(
+        lines(of_host.unwrap()),
+        ["no reference value has this path or this content"]
     );
 }
 
@@ -552,6 +595,85 @@ fn excludes_are_those_of_the_container() {
     fails(&case.round(), pod(20), Rule::PodContents, "container web: ");
 }
 
+/// The list goes on in this boot, of which the programs saw nothing up to here.
+fn load_again(node: &mut Node) {
+    node.checkpoints.clear();
+    node.waiting.clear();
+    node.seq = 0;
+    node.boot_len = node.list.len() as u64;
+    node.seal(None);
+}
+
+/// Nobody recorded whose it is: the host may have used it, and its own excludes alone speak of that.
+#[test]
+fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
+    const HOSTS: &str = "host: {references: [host.json]}";
+    const EXCLUDES: &str = "host: {references: [host.json], excludes: ['^/tmp/']}";
+    let next = |node: &mut Node, of_host: &str, before| {
+        let yaml = node.policy_yaml();
+        assert!(yaml.contains(HOSTS), "{yaml}");
+        let policy = Policy::load("policy.yaml", yaml.replace(HOSTS, of_host).as_bytes(), |name| {
+            node.reference(name).ok_or_else(|| "no such file".to_owned())
+        });
+        let nonce = b"the nonce of this request";
+        let evidence = node.attest(nonce);
+        appraise(&evidence, &policy.unwrap(), &node.context(nonce, before)).unwrap()
+    };
+    let before_the_load = |path: &str, content: &[u8], of_host: &str| {
+        let mut node = Case::new("").node;
+        node.predating = vec![pod(99)];
+        node.list.truncate(usize::try_from(node.boot_len).unwrap());
+        let entry = Measurement::ima_ng(path.as_bytes(), &sha256(content));
+        node.list.push(entry);
+        load_again(&mut node);
+        next(&mut node, of_host, None)
+    };
+    let before_a_kexec = |path: &str, content: &[u8], of_host: &str| {
+        let mut case = Case::new("");
+        case.node.extra_policy += "kexec: allow\n";
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        let log = Actor::container(pod(20), &id(3), "", "/bin/app");
+        case.node.execute(&log, path, &sha256(content));
+        let mut node = case.node;
+        let first = next(&mut node, of_host, None);
+        assert!(first.trusted, "{first}");
+        let (list, resets) = (node.list.clone(), node.reset_count);
+        node.reboot();
+        (node.list, node.reset_count) = (list, resets);
+        let aggregate = Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs of the new kernel"));
+        node.list.push(aggregate);
+        load_again(&mut node);
+        next(&mut node, of_host, first.state)
+    };
+    type Boot<'b> = &'b dyn Fn(&str, &[u8], &str) -> Verdict;
+    let both: [Boot<'_>; 2] = [&before_the_load, &before_a_kexec];
+    for boot in both {
+        let accepted = boot("/bin/app", b"3/bin/app", HOSTS);
+        assert_eq!(accepted.node.state, State::Trusted, "{accepted}");
+        let refused = boot("/tmp/x", b"anything", HOSTS);
+        assert_eq!(refused.node.state, State::Untrusted, "{refused}");
+        let of_boot = |f: &&Finding| f.subject == Subject::Partition(PartitionKey::Boot);
+        let found: Vec<_> = refused.failures().filter(of_boot).collect();
+        let [finding] = found[..] else { panic!("{refused}") };
+        assert_eq!(finding.path.as_deref(), Some(&b"/tmp/x"[..]), "{refused}");
+        assert_eq!(
+            (finding.rule, refused.node.excluded),
+            (Rule::Host, 0),
+            "{refused}"
+        );
+        let counted = boot("/tmp/x", b"anything", EXCLUDES);
+        assert_eq!(counted.node.state, State::Trusted, "{counted}");
+        let said = |f: &Finding| {
+            f.severity == Severity::Tolerated
+                && f.subject == Subject::Partition(PartitionKey::Boot)
+                && f.text.contains("excludes hide 1 measured")
+        };
+        assert!(counted.node.findings.iter().any(said), "{counted}");
+        assert_eq!(counted.node.excluded, 1, "{counted}");
+    }
+}
+
 #[test]
 fn what_runs_others_out_of_sight_counts_by_its_container_and_outside_by_all_of_them() {
     const MONITOR: &str = "/usr/bin/qemu-system-x86_64";
@@ -711,6 +833,24 @@ fn more_pods_than_can_wait_do_not_wait_for_longer() {
     let count = |state| verdict.pods.iter().filter(|pod| pod.state == state).count();
     assert_eq!((count(State::Pending), count(State::Unknown)), (MAX_WAITING, 1));
     assert_eq!(verdict.node.state, State::Untrusted);
+}
+
+/// They wait from their first sight and have no name for the whole boot.
+#[test]
+fn containers_that_need_no_name_take_no_pods_place() {
+    let mut case = Case::new("");
+    case.node.name_pod(pod(20), "shop", &WEB);
+    for n in 0..=MAX_WAITING {
+        let actor = Actor::container(pod(20), &format!("{n:064x}"), "", "/pause");
+        let hash = FileHash::Measured(sha256(b"pause"));
+        case.node
+            .record_execution(&actor, EventKind::Execution, "/pause", hash);
+    }
+    assert!(case.round().trusted);
+    case.in_container(pod(30), 2, 1);
+    let verdict = case.round();
+    assert_eq!(of(&verdict, pod(30)).state, State::Pending, "{verdict}");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
 }
 
 #[test]

@@ -311,7 +311,9 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     }
     let (code, said) = cgpath(&["policy", "diff", old, new]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("b {namespace: shop, labels: {app: web}}"), "{said}");
+    let line = "+ workloads: b {namespace: shop, labels: {app: web}}";
+    assert!(said.lines().any(|said| said == line), "{said}");
+    assert!(!said.contains("in this order"), "{said}");
     assert!(
         said.contains("- pods: 11111111-1111-4111-8111-111111111111 demo/pod-a"),
         "{said}"
@@ -333,12 +335,26 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
     for words in [
         "- settle: 120s",
         "+ settle: 60s",
-        "- workloads: 1. demo/pod-a {",
-        "+ workloads: 1. c {",
-        "+ workloads: 2. demo/pod-a {",
+        "- workloads, in this order: demo/pod-a, ",
+        "+ workloads, in this order: c, demo/pod-a, ",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
+    assert!(!said.contains("workloads: c"), "{said}");
+    // One more before all others, which keep their order.
+    let of_d = "  - {name: d, match: {namespace: d}, containers: {'*': {references: [busybox.json]}}}\n";
+    let inserted = text.replace("\nworkloads:\n", &format!("\nworkloads:\n{of_d}"));
+    std::fs::write(dir.path().join("inserted.yaml"), inserted).unwrap();
+    let more = dir.path().join("more.yaml");
+    std::fs::write(&more, node.replace("workloads.yaml", "inserted.yaml")).unwrap();
+    let (code, said) = cgpath(&["policy", "diff", new, more.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    let changed: Vec<&str> = said.lines().filter(|line| line.contains("workloads")).collect();
+    assert_eq!(
+        changed,
+        ["+ workloads: d {namespace: d}", "+ workloads: d: *"],
+        "{said}"
+    );
     let (code, said) = cgpath(&["policy", "diff", new, new]);
     assert_eq!(code, Some(0), "{said}");
 }

@@ -162,20 +162,22 @@ impl Reappraisal {
     }
 }
 
-/// What waits for a name, as this policy has it since the round before: from the earlier first sight of the
-/// two, so that no change of policy gives anybody more time.
+/// What waits for a name: by this policy since the round before, and by the policies of its time. Of two
+/// first sights the earlier one counts, so that no change of policy gives anybody more time; and what was
+/// first seen in a round that cannot be appraised again is known by the policies of its time alone. The
+/// oldest come first: they keep their places.
 fn carried(again: &[Waiting], kept: &[Waiting]) -> Vec<Waiting> {
-    let seen = |waiting: &Waiting| ((waiting.uid, waiting.container.clone()), waiting.seen);
-    let kept: BTreeMap<_, u64> = kept.iter().map(seen).collect();
-    let earlier = |waiting: &Waiting| {
-        let (key, seen) = seen(waiting);
-        let seen = kept.get(&key).map_or(seen, |kept| seen.min(*kept));
-        Waiting {
-            seen,
-            ..waiting.clone()
-        }
-    };
-    again.iter().map(earlier).collect()
+    let mut all = BTreeMap::new();
+    for waiting in again.iter().chain(kept) {
+        let seen = all
+            .entry((waiting.uid, waiting.container.clone()))
+            .or_insert(waiting.seen);
+        *seen = waiting.seen.min(*seen);
+    }
+    let waiting = |((uid, container), seen)| Waiting { uid, container, seen };
+    let mut all: Vec<Waiting> = all.into_iter().map(waiting).collect();
+    all.sort_by_key(|waiting| waiting.seen);
+    all
 }
 
 /// Re-appraises all evidence that is kept of the boot which the node's last verdict is about.
@@ -311,43 +313,12 @@ mod tests {
         let old = machine.policy();
         let mut previous: Option<NodeState> = None;
         for n in 1..=3 {
-            let nonce = [n; 32];
-            let evidence = machine.attest(&nonce);
-            let context = machine.context(&nonce, previous);
-            let verdict = cgpath_appraisal::appraise(&evidence, &old, &context).unwrap();
+            let verdict = round(&store, &mut machine, &old, n, previous);
             assert_eq!(verdict.pod(unnamed).unwrap().state, State::Unknown, "{verdict}");
-            if n == 1 {
-                let node = Node {
-                    ak_name: hex::encode(&verdict.node.key),
-                    ..Node::of_tests(NODE)
-                };
-                store.add_node(&node, false).unwrap();
-            }
-            let commit = Commit {
-                node: NODE,
-                version: store.round(NODE).unwrap().version,
-                time: machine.now,
-                trusted: verdict.trusted,
-                nonce: &nonce,
-                nonce_expires: machine.now + 1000,
-                policy_digest: "",
-                evidence: &store.keep_evidence(&evidence.to_cbor()).unwrap(),
-                follows: None,
-                verdict: &serde_json::to_string(&verdict).unwrap(),
-                state: Some(&serde_json::to_vec(verdict.state.as_ref().unwrap()).unwrap()),
-                changes: &[],
-            };
-            store.commit(&commit).unwrap();
             previous = verdict.state;
             machine.now += 100;
         }
-        machine.workloads = Some(format!(
-            "version: 2
-workloads:
-  - {{name: x, match: {{namespace: x}}, containers: {{'*': {{references: [{}.json]}}}}}}
-",
-            pod(1)
-        ));
+        machine.workloads = Some(workloads(1));
         let node = store.node(NODE).unwrap();
         let again = since_boot(&store, &node, &machine.policy(), &[], machine.now).unwrap();
         let state = |(_, new): &(Verdict, Verdict)| new.pod(unnamed).unwrap().state;
@@ -358,7 +329,86 @@ workloads:
     }
 
     #[test]
-    fn of_two_first_sights_the_earlier_one_counts() {
+    fn what_was_first_seen_in_a_round_of_which_no_evidence_is_kept_waits_since_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let mut machine = cgpath_testkit::Node::boot(KeyKind::EcdsaP256);
+        machine.workloads = Some(workloads(1));
+        let (unnamed, old) = (pod(20), machine.policy());
+        let mut previous: Option<NodeState> = None;
+        let mut states = Vec::new();
+        for n in 1..=3 {
+            if n == 2 {
+                let actor = Actor::container(unnamed, &"c1".repeat(32), "", "/bin/app");
+                machine.execute(&actor, "/bin/app", &sha256(b"app"));
+            }
+            let verdict = round(&store, &mut machine, &old, n, previous);
+            states.extend(verdict.pod(unnamed).map(|pod| pod.state));
+            previous = verdict.state;
+            machine.now += 130;
+        }
+        assert_eq!(states, [State::Pending, State::Unknown]);
+        let database = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+        let gone = "UPDATE verdicts SET evidence_kept = 0 WHERE id = 2";
+        assert_eq!(database.execute(gone, []).unwrap(), 1);
+        machine.workloads = Some(workloads(2));
+        let node = store.node(NODE).unwrap();
+        let again = since_boot(&store, &node, &machine.policy(), &[], machine.now).unwrap();
+        assert_eq!((again.without_evidence, again.changes.len()), (1, 2));
+        let (_, last) = again.changes.last().unwrap();
+        assert_eq!(last.pod(unnamed).unwrap().state, State::Unknown, "{last}");
+    }
+
+    /// A policy's workloads, of which none is called as any pod is.
+    fn workloads(image: u8) -> String {
+        format!(
+            "version: 2
+workloads:
+  - {{name: x, match: {{namespace: x}}, containers: {{'*': {{references: [{}.json]}}}}}}
+",
+            pod(image)
+        )
+    }
+
+    /// One round, which the store keeps.
+    fn round(
+        store: &Store,
+        machine: &mut cgpath_testkit::Node,
+        policy: &Policy,
+        n: u8,
+        previous: Option<NodeState>,
+    ) -> Verdict {
+        let nonce = [n; 32];
+        let evidence = machine.attest(&nonce);
+        let context = machine.context(&nonce, previous);
+        let verdict = cgpath_appraisal::appraise(&evidence, policy, &context).unwrap();
+        if n == 1 {
+            let node = Node {
+                ak_name: hex::encode(&verdict.node.key),
+                ..Node::of_tests(NODE)
+            };
+            store.add_node(&node, false).unwrap();
+        }
+        let commit = Commit {
+            node: NODE,
+            version: store.round(NODE).unwrap().version,
+            time: machine.now,
+            trusted: verdict.trusted,
+            nonce: &nonce,
+            nonce_expires: machine.now + 1000,
+            policy_digest: "",
+            evidence: &store.keep_evidence(&evidence.to_cbor()).unwrap(),
+            follows: None,
+            verdict: &serde_json::to_string(&verdict).unwrap(),
+            state: Some(&serde_json::to_vec(verdict.state.as_ref().unwrap()).unwrap()),
+            changes: &[],
+        };
+        store.commit(&commit).unwrap();
+        verdict
+    }
+
+    #[test]
+    fn of_two_first_sights_the_earlier_one_counts_and_what_one_side_alone_has_is_kept() {
         let waits = |container: Option<&str>, seen| Waiting {
             uid: pod(1),
             container: container.map(str::to_owned),
@@ -366,7 +416,12 @@ workloads:
         };
         let again = [waits(None, 5), waits(Some("a"), 5), waits(Some("b"), 5)];
         let kept = [waits(None, 3), waits(Some("a"), 9), waits(Some("c"), 1)];
-        let expected = [waits(None, 3), waits(Some("a"), 5), waits(Some("b"), 5)];
+        let expected = [
+            waits(Some("c"), 1),
+            waits(None, 3),
+            waits(Some("a"), 5),
+            waits(Some("b"), 5),
+        ];
         assert_eq!(carried(&again, &kept), expected);
     }
 }

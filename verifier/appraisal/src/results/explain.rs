@@ -13,7 +13,7 @@ use crate::results::verdict::Verdict;
 use crate::rules::{v01_quote, v02_coverage};
 use crate::text::{escape, utc};
 use cgpath_evidence::{
-    Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
+    Digest, Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
 };
 use cgpath_policy::{Allowed, Policy};
 use serde::Serialize;
@@ -260,7 +260,13 @@ fn of_quote(evidence: &Evidence) -> Step {
     Step { what: "quote", lines }
 }
 
-/// Whose reference values may accept a content, by what people are shown.
+/// Lines about reference values, over all whose they are.
+const MAX_REFERENCE_LINES: usize = 40;
+
+const SANDBOX: &str = "the sandbox";
+
+/// Whose reference values may accept a content, by what people are shown: the part that the finding names
+/// first, for what is beyond [`MAX_REFERENCE_LINES`] is left out.
 fn parts<'p>(finding: &Finding, verdict: &Verdict, policy: &'p Policy) -> Vec<(String, &'p Allowed)> {
     let mut parts = Vec::new();
     let own = |allowed| ("its own".to_owned(), allowed);
@@ -272,11 +278,57 @@ fn parts<'p>(finding: &Finding, verdict: &Verdict, policy: &'p Policy) -> Vec<(S
             let workload = workloads.find(|one| Some(one.workload.name.as_str()) == name);
             let containers = workload.into_iter().flat_map(|workload| workload.containers());
             parts.extend(containers.map(|(name, of)| (format!("container {name}"), &of.allowed)));
+            parts.push((SANDBOX.to_owned(), &policy.sandbox));
         }
         _ => parts.push(own(&policy.host)),
     }
-    parts.push(("the sandbox".to_owned(), &policy.sandbox));
+    let (label, _) = finding.text.split_once(": ").unwrap_or_default();
+    let named = match label.starts_with("pod runtime") || label == "sandbox" {
+        true => SANDBOX,
+        false => label,
+    };
+    parts.sort_by_key(|(part, _)| part != named);
     parts
+}
+
+/// What one part has at this path, and where it has this content.
+fn of_part(part: &str, allowed: &Allowed, path: &[u8], found: Option<&Digest>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for reference in allowed.references() {
+        let Some(digests) = reference.files.get(path) else {
+            continue;
+        };
+        let source = &reference.source;
+        let digest = source
+            .digest
+            .as_ref()
+            .map(|d| format!(" ({d})"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "{part}: {} {}{digest}",
+            serde_json::to_string(&source.kind)
+                .unwrap_or_default()
+                .trim_matches('"'),
+            escape(source.name.as_bytes())
+        ));
+        if let Some(origin) = reference.origins.of(path) {
+            lines.push(format!("  the path is from {}", escape(origin.as_bytes())));
+        }
+        lines.extend(digests.iter().take(8).map(|digest| format!("  accepts {digest}")));
+    }
+    let paths = found.map(|found| allowed.paths_of(found));
+    let others = paths.into_iter().flatten().filter(|other| *other != path);
+    for other in others.take(3) {
+        let origin = allowed.origin(other).and_then(|(_, origin)| origin);
+        let from = origin
+            .map(|o| format!(", from {}", escape(o.as_bytes())))
+            .unwrap_or_default();
+        lines.push(format!(
+            "{part}: the content that was found is accepted at {}{from}",
+            escape(other)
+        ));
+    }
+    lines
 }
 
 fn of_reference(finding: &Finding, verdict: &Verdict, policy: &Policy) -> Step {
@@ -286,46 +338,15 @@ fn of_reference(finding: &Finding, verdict: &Verdict, policy: &Policy) -> Step {
             lines: vec!["the finding names no file".into()],
         };
     };
+    let found = finding.found.as_deref().and_then(Digest::parse);
     let parts = parts(finding, verdict, policy);
-    let mut lines = Vec::new();
-    for (part, allowed) in &parts {
-        for reference in allowed.references() {
-            let Some(digests) = reference.files.get(path) else {
-                continue;
-            };
-            let source = &reference.source;
-            let digest = source
-                .digest
-                .as_ref()
-                .map(|d| format!(" ({d})"))
-                .unwrap_or_default();
-            lines.push(format!(
-                "{part}: {} {}{digest}",
-                serde_json::to_string(&source.kind)
-                    .unwrap_or_default()
-                    .trim_matches('"'),
-                escape(source.name.as_bytes())
-            ));
-            if let Some(origin) = reference.origins.of(path) {
-                lines.push(format!("  the path is from {}", escape(origin.as_bytes())));
-            }
-            lines.extend(digests.iter().take(8).map(|digest| format!("  accepts {digest}")));
-        }
-    }
-    let found = finding.found.as_deref().and_then(cgpath_evidence::Digest::parse);
-    for (part, allowed) in &parts {
-        let paths = found.as_ref().map(|found| allowed.paths_of(found));
-        let others = paths.into_iter().flatten().filter(|other| other != path);
-        for other in others.take(3) {
-            let origin = allowed.origin(other).and_then(|(_, origin)| origin);
-            let from = origin
-                .map(|o| format!(", from {}", escape(o.as_bytes())))
-                .unwrap_or_default();
-            lines.push(format!(
-                "{part}: the content that was found is accepted at {}{from}",
-                escape(other)
-            ));
-        }
+    let all = parts
+        .iter()
+        .flat_map(|(part, allowed)| of_part(part, allowed, path, found.as_ref()));
+    let mut lines: Vec<String> = all.take(MAX_REFERENCE_LINES + 1).collect();
+    if lines.len() > MAX_REFERENCE_LINES {
+        lines.truncate(MAX_REFERENCE_LINES);
+        lines.push("there are more, which are left out".into());
     }
     if lines.is_empty() {
         lines.push("no reference value has this path or this content".into());

@@ -64,6 +64,14 @@ impl Called {
         self.pods.get(&uid)
     }
 
+    /// Whether the pod has a name, or this container of it.
+    pub(crate) fn is_named(&self, uid: PodUid, container: Option<&str>) -> bool {
+        self.of(uid).is_some_and(|called| match container {
+            Some(id) => called.containers.contains_key(id),
+            None => called.pod.is_some(),
+        })
+    }
+
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
         self.pods.values().map(PodCalled::weight).sum()

@@ -127,7 +127,7 @@ impl<'a> Scene<'a> {
     }
 
     /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have
-    /// it, or some pod of the policy.
+    /// it, or some pod of the policy. So no exclude of a pod counts, but for the host's own.
     pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
         let of_pod = || {
             let of_uid = self.policy.pods.keys().find_map(|uid| {
@@ -147,7 +147,8 @@ impl<'a> Scene<'a> {
     }
 
     /// What pods had used before the load stands in the boot's part of the list, and nobody recorded for
-    /// whom: it is accepted there if a pod that was there then, and that the policy knows, may have it.
+    /// whom: it is accepted there if the values of a pod that was there then, and that the policy knows,
+    /// accept it. No exclude of a pod counts: the host may have used it.
     fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let mut pods = self.chain.predating().iter();
         let of_uid = pods.find_map(|uid| {

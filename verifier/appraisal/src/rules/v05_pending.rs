@@ -17,7 +17,7 @@ use crate::rules::v05_join::Open;
 use crate::rules::v09_contents::{Late, Usage};
 use crate::rules::{Rule, v05_join};
 use cgpath_evidence::{
-    Bank, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed,
+    Bank, Digest, EventKind, InFlight, PartitionKey, Record, cgroup::partition_of, list::as_listed,
 };
 use cgpath_policy::{Name, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -234,7 +234,7 @@ impl<'q, 'a> Question<'q, 'a> {
         !line.violation
             && by.any(|key| match self.scene.opinion(key, name, digest) {
                 Opinion::Excluded => true,
-                Opinion::Nothing => self.policy().accepted_in_workloads(name, digest).is_some(),
+                Opinion::Nothing => self.may_be_of_a_workload(name, digest),
                 Opinion::LookedUp { matched, .. } => matched.is_accepted(),
             })
     }
@@ -248,8 +248,15 @@ impl<'q, 'a> Question<'q, 'a> {
 
     fn a_workload_accepts(&self, line: &Line<'_>) -> bool {
         let name = Name::Listed(line.path.unwrap_or_default());
-        let accepted = |digest| self.policy().accepted_in_workloads(name, digest).is_some();
-        !line.violation && line.file.as_ref().is_some_and(accepted)
+        let may_be = |digest| self.may_be_of_a_workload(name, digest);
+        !line.violation && line.file.as_ref().is_some_and(may_be)
+    }
+
+    /// Whether nothing would follow from a content in some container of some workload: it may wait for the
+    /// record that says whose it is.
+    fn may_be_of_a_workload(&self, name: Name<'_>, digest: &Digest) -> bool {
+        let policy = self.policy();
+        policy.accepted_in_workloads(name, digest).is_some() || policy.hidden_in_workloads(name)
     }
 
     /// Entries before this one have their record, or a thread that is still inside holds it back.

@@ -177,13 +177,10 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     let settle = policy.workloads.iter().map(|part| part.file.settle);
     keys.extend(settle.map(|settle| format!("settle: {settle}s")));
     let workloads = policy.workloads.iter().flat_map(|part| &part.list);
-    for (number, workload) in (1..).zip(workloads) {
+    for workload in workloads {
         let workload = &workload.workload;
-        // The first that matches decides.
-        keys.insert(format!(
-            "workloads: {number}. {} {}",
-            workload.name, workload.selector
-        ));
+        // Without its place, so that another one before it changes nothing: see `order`.
+        keys.insert(format!("workloads: {} {}", workload.name, workload.selector));
         keys.extend(
             workload
                 .containers
@@ -194,6 +191,34 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     keys.extend(of_boot.iter().flat_map(|policy| boot("boot", policy)));
     keys.extend(of_tdx.iter().flat_map(tdx));
     keys
+}
+
+/// The names of workloads that both have and that stand in another order: the first that matches decides.
+/// What is before the first and behind the last of them is left out.
+fn order(old: &Policy, new: &Policy) -> Option<[String; 2]> {
+    fn names(policy: &Policy) -> Vec<&str> {
+        let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+        workloads
+            .map(|workload| workload.workload.name.as_str())
+            .collect()
+    }
+    fn common<'a>(own: &[&'a str], other: &[&str]) -> Vec<&'a str> {
+        let other: BTreeSet<&str> = other.iter().copied().collect();
+        let own = own.iter().copied();
+        own.filter(|name| other.contains(name)).collect()
+    }
+    let (old, new) = (names(old), names(new));
+    // Names stand once on each side: both have as many.
+    let (before, after) = (common(&old, &new), common(&new, &old));
+    let differ: Vec<usize> = (0..before.len())
+        .filter(|at| before.get(*at) != after.get(*at))
+        .collect();
+    let (first, last) = (*differ.first()?, *differ.last()?);
+    let shown = |names: &[&str]| {
+        let names = names.get(first..=last).unwrap_or_default();
+        format!("workloads, in this order: {}", names.join(", "))
+    };
+    Some([shown(&before), shown(&after)])
 }
 
 /// What is accepted of a trust domain, a line each.
@@ -315,9 +340,15 @@ fn policies(old: &Policy, new: &Policy) -> Differences {
         );
         parts.extend(part(name.clone(), &Side::allowed(&old), &Side::allowed(&new)));
     }
+    let order = order(old, new);
     let (before, after) = (keys(old), keys(new));
     let mut keys: Vec<String> = before.difference(&after).map(|k| format!("- {k}")).collect();
     keys.extend(after.difference(&before).map(|k| format!("+ {k}")));
+    keys.extend(
+        order
+            .into_iter()
+            .flat_map(|[old, new]| [format!("- {old}"), format!("+ {new}")]),
+    );
     Differences {
         same: keys.is_empty() && parts.is_empty(),
         keys,
