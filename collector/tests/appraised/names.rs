@@ -483,7 +483,7 @@ async fn who_is_new_is_asked_for_at_once_and_a_container_of_which_the_status_han
         Named::Pod(name) => Some((name.labels_left_out, name.name.as_str())),
         Named::Container(_) => None,
     });
-    assert_eq!(of_pod, Some((true, "till")));
+    assert_eq!(of_pod, Some((true, "pod-9")));
     let config = format!("sha256:{}", "0c".repeat(32));
     let references: HashMap<&str, &[String]> = stated
         .iter()
