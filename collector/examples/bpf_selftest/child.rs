@@ -62,15 +62,17 @@ pub fn writable(way: &str, file: &Path) -> Result<()> {
     const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
     const EXECUTE: i32 = libc::PROT_READ | libc::PROT_EXEC;
     const BOTH: i32 = WRITE | EXECUTE;
-    let (is_shared, steps): (bool, &[i32]) = match way {
-        "private" | "with a key" => (false, &[BOTH]),
-        "shared" => (true, &[BOTH]),
-        "write added" => (false, &[EXECUTE, BOTH]),
-        "both added" => (false, &[READ, BOTH]),
-        "execution added" => (true, &[WRITE, BOTH]),
-        "kept" => (false, &[BOTH, BOTH, EXECUTE]),
-        "in turns" => (false, &[EXECUTE, WRITE, EXECUTE]),
-        "implied" | "implied later" => (false, &[WRITE]),
+    // What it is mapped with, and what that becomes.
+    let (is_shared, first, later): (bool, i32, &[i32]) = match way {
+        "private" => (false, BOTH, &[]),
+        "shared" => (true, BOTH, &[]),
+        "write added" | "with a key" => (false, EXECUTE, &[BOTH]),
+        "both added" => (false, READ, &[BOTH]),
+        "execution added" => (true, WRITE, &[BOTH]),
+        "kept" => (false, BOTH, &[BOTH, EXECUTE]),
+        "in turns" => (false, EXECUTE, &[WRITE, EXECUTE]),
+        "implied" => (false, WRITE, &[]),
+        "implied later" => (false, WRITE, &[WRITE]),
         other => bail!("no such way: {other}"),
     };
     let file = fs::OpenOptions::new().read(true).write(is_shared).open(file)?;
@@ -82,11 +84,6 @@ pub fn writable(way: &str, file: &Path) -> Result<()> {
         libc::MAP_SHARED
     } else {
         libc::MAP_PRIVATE
-    };
-    let (first, later) = match way {
-        "with a key" => (EXECUTE, steps),
-        "implied later" => (WRITE, steps),
-        _ => (steps[0], &steps[1..]),
     };
     // SAFETY: a new mapping at an address of the kernel's choice.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, first, how, file.as_raw_fd(), 0) };
