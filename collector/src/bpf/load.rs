@@ -121,19 +121,15 @@ impl Controls {
 fn map_ids(programs: &[Attached], dir: &Path) -> Result<Vec<u32>> {
     let meta = MapInfo::from_pin(meta_pin(dir)).map_err(kernel("ask about", "meta"))?;
     let mut ids = vec![meta.id()];
-    let pins = programs.iter().flat_map(|program| {
-        let placed = program.placed.as_ref();
-        let placed = placed.map(|_| pin_of(dir, "prog", &places::program_of(program.name)));
-        [Some(program.program_pin.clone()), placed]
-            .into_iter()
-            .flatten()
-            .map(move |pin| (program, pin))
-    });
-    for (program, pin) in pins {
-        let info = ProgramInfo::from_pin(&pin).map_err(kernel("open", program.name))?;
+    let attached = programs
+        .iter()
+        .map(|program| (program.name, program.program_pin.clone()));
+    let placed = places::gates().map(|(gate, _)| (gate, pin_of(dir, "prog", &places::program_of(gate))));
+    for (name, pin) in attached.chain(placed) {
+        let info = ProgramInfo::from_pin(&pin).map_err(kernel("open", name))?;
         ids.extend(
             info.map_ids()
-                .map_err(kernel("ask about the maps of", program.name))?
+                .map_err(kernel("ask about the maps of", name))?
                 .unwrap_or_default(),
         );
     }
@@ -319,7 +315,7 @@ fn load(
     }
     verify_placed(&mut ebpf, &btf)?;
     // A gate sees nothing while its place is empty.
-    for (name, _) in PROGRAMS.iter().filter(|(name, _)| places::is_gate(name)) {
+    for (name, _) in places::gates() {
         places::fill(&mut ebpf, dir, name)?;
     }
     let programs = PROGRAMS
@@ -455,9 +451,8 @@ fn verify(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &Btf) -> Result<()> {
 
 /// The same for the programs that the gates go on in.
 fn verify_placed(ebpf: &mut Ebpf, btf: &Btf) -> Result<()> {
-    let gates = PROGRAMS.iter().filter(|(name, _)| places::is_gate(name));
-    for (name, hook) in gates {
-        verify(ebpf, &places::program_of(name), *hook, btf)?;
+    for (name, hook) in places::gates() {
+        verify(ebpf, &places::program_of(name), hook, btf)?;
     }
     Ok(())
 }

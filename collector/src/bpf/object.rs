@@ -92,8 +92,7 @@ const MAPS: [(&str, usize); 13] = [
 
 /// Names of all maps that are pinned but `meta`.
 pub(super) fn map_names() -> Vec<String> {
-    let gates = PROGRAMS.iter().filter(|(name, _)| places::is_gate(name));
-    let places = gates.map(|(name, _)| places::map_of(name));
+    let places = places::gates().map(|(name, _)| places::map_of(name));
     MAPS.iter()
         .map(|(name, _)| (*name).to_owned())
         .chain(places)

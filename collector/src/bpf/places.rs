@@ -7,7 +7,7 @@
 use super::{
     Error, Result,
     load::{self, Attached, Plain, kernel},
-    object,
+    object::{self, Hook},
 };
 use aya::{
     Ebpf,
@@ -25,8 +25,13 @@ use std::{
 pub(super) const WITHOUT_GATE: [&str; 3] = ["executed", "script", "mapped"];
 
 /// Whether what is attached under this name is a gate.
-pub(super) fn is_gate(name: &str) -> bool {
+fn is_gate(name: &str) -> bool {
     !WITHOUT_GATE.contains(&name)
+}
+
+/// All gates with their hooks, in the order in which they are attached.
+pub(super) fn gates() -> impl Iterator<Item = (&'static str, Hook)> {
+    object::PROGRAMS.into_iter().filter(|(name, _)| is_gate(name))
 }
 
 /// The program that a gate goes on in.
@@ -179,20 +184,14 @@ pub(super) fn replace(
     mut guard: impl FnMut(u32) -> Result<()>,
 ) -> Result<()> {
     let write = || kernel("write", "meta");
-    let gates = || {
-        object::PROGRAMS
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| is_gate(name))
-    };
-    for gate in gates() {
+    for (gate, _) in gates() {
         let name = program_of(gate);
         let info = load::program(ebpf, &name)?.info();
         guard(info.map_err(kernel("ask about", name))?.id())?;
     }
     meta.placing = object;
     note.set(0, Plain(*meta), 0).map_err(write())?;
-    for gate in gates() {
+    for (gate, _) in gates() {
         fill(ebpf, dir, gate)?;
     }
     (meta.placed, meta.placing) = (object, [0; 32]);
@@ -255,11 +254,7 @@ mod tests {
 
     #[test]
     fn each_gate_has_a_place_and_a_program_of_its_own_and_what_may_sleep_has_none() {
-        let gates: Vec<&str> = object::PROGRAMS
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| is_gate(name))
-            .collect();
+        let gates: Vec<&str> = gates().map(|(name, _)| name).collect();
         assert_eq!(gates.len() + WITHOUT_GATE.len(), object::PROGRAMS.len());
         let mut names: Vec<String> = gates
             .iter()
