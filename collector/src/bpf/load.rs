@@ -69,6 +69,7 @@ pub(super) struct Attached {
     /// What the kernel says of it: /proc/self/fdinfo of its descriptor, read anew from the start each time.
     pub(super) fdinfo: File,
     pub(super) id: u32,
+    pub(super) verified_instructions: u32,
     /// Held, so that removing the pin detaches nothing.
     _link: FdLink,
     pub(super) link_id: u32,
@@ -519,11 +520,18 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
         );
         return Err(Error::Pin { path: link_pin, why });
     }
+    let fdinfo = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
+    let fdinfo = File::open(&fdinfo).map_err(|source| Error::Io {
+        what: "open",
+        path: fdinfo,
+        source,
+    })?;
     Ok(Attached {
         name,
-        fdinfo: fdinfo(&fd)?,
         _fd: fd,
+        fdinfo,
         id: info.id(),
+        verified_instructions: verified_instructions(&info)?,
         _link: link,
         link_id: link_info.id(),
         link_pin,
@@ -532,14 +540,18 @@ fn opened(name: &'static str, program_pin: &Path, link: FdLink, link_pin: PathBu
     })
 }
 
-/// What the kernel says of a descriptor of this process.
-pub(super) fn fdinfo(fd: &ProgramFd) -> Result<File> {
-    let path = PathBuf::from(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()));
-    File::open(&path).map_err(|source| Error::Io {
-        what: "open",
-        path,
-        source,
-    })
+/// How many instructions the kernel's verifier walked through when it loaded this program.
+pub(super) fn verified_instructions(info: &ProgramInfo) -> Result<u32> {
+    info.verified_instruction_count()
+        .ok_or_else(|| not_shown("verified_insns"))
+}
+
+/// A number of a program that the kernel does not show.
+pub(super) fn not_shown(name: &str) -> Error {
+    Error::Missing {
+        what: format!("{name} in /proc/self/fdinfo for eBPF programs"),
+        hint: "6.1 or newer is needed".into(),
+    }
 }
 
 fn adopt(

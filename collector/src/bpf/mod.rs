@@ -397,32 +397,25 @@ impl Bpf {
 /// The state of one program: the kernel's counters from its file descriptor's /proc entry, and whether what
 /// is pinned is still what was attached.
 fn state(program: &Attached) -> Result<ProgramState> {
-    let field = |fdinfo: &fs::File, name: &str| -> Result<u64> {
-        let mut text = String::new();
-        let mut file = fdinfo;
-        file.rewind()
-            .and_then(|()| file.read_to_string(&mut text))
-            .map_err(|source| Error::Io {
-                what: "read",
-                path: format!("fdinfo of the program {}", program.name).into(),
-                source,
-            })?;
-        fdinfo_field(&text, name).ok_or_else(|| Error::Missing {
-            what: format!("{name} in /proc/self/fdinfo for eBPF programs"),
-            hint: "6.1 or newer is needed".into(),
-        })
-    };
+    let mut text = String::new();
+    (&program.fdinfo)
+        .rewind()
+        .and_then(|()| (&program.fdinfo).read_to_string(&mut text))
+        .map_err(|source| Error::Io {
+            what: "read",
+            path: format!("fdinfo of the program {}", program.name).into(),
+            source,
+        })?;
+    let misses = fdinfo_field(&text, "recursion_misses");
     let placed = program.placed.as_ref();
-    let verified = field(
-        placed.map_or(&program.fdinfo, |placed| &placed.fdinfo),
-        "verified_insns",
-    )?;
     Ok(ProgramState {
         name: program.name,
         id: program.id,
-        recursion_misses: field(&program.fdinfo, "recursion_misses")?,
+        recursion_misses: misses.ok_or_else(|| load::not_shown("recursion_misses"))?,
         covered_misses: 0,
-        verified_instructions: u32::try_from(verified).unwrap_or(u32::MAX),
+        verified_instructions: placed.map_or(program.verified_instructions, |placed| {
+            placed.verified_instructions
+        }),
         detached: detached(program).or_else(|| placed.and_then(places::Placed::gone)),
     })
 }

@@ -16,7 +16,7 @@ use aya::{
 };
 use cgpath_ebpf_common::{Meta, class};
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -46,10 +46,10 @@ pub(super) fn map_of(gate: &str) -> String {
 
 /// The program in a gate's place.
 pub(super) struct Placed {
-    /// Held, so that the text of `fdinfo` stays this program's.
+    /// Held, so that no other program is given its id.
     _fd: ProgramFd,
-    pub(super) fdinfo: File,
     pub(super) id: u32,
+    pub(super) verified_instructions: u32,
     place: Place,
     pin: PathBuf,
 }
@@ -71,12 +71,10 @@ impl Placed {
         let place = place_at(&at)?;
         let pin = load::pin_of(dir, "prog", &program_of(gate));
         let info = ProgramInfo::from_pin(&pin).map_err(load::not_ours(&pin))?;
-        let fd = info.fd().map_err(kernel("open", program_of(gate)))?;
-        let fdinfo = load::fdinfo(&fd)?;
         let placed = Placed {
-            _fd: fd,
-            fdinfo,
+            _fd: info.fd().map_err(kernel("open", program_of(gate)))?,
             id: info.id(),
+            verified_instructions: load::verified_instructions(&info)?,
             place,
             pin: at.clone(),
         };
