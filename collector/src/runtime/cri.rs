@@ -131,16 +131,8 @@ pub(super) struct PodSandbox {
     pub(super) labels: HashMap<String, String>,
 }
 
-/// The same where its labels are not read.
-#[derive(Clone, PartialEq, Message)]
-struct BareSandbox {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(message, optional, tag = "2")]
-    metadata: Option<PodSandboxMetadata>,
-    #[prost(int64, tag = "4")]
-    created_at: i64,
-}
+/// Tag of [`PodSandbox::labels`].
+const LABELS: u32 = 5;
 
 /// A sandbox, and whether its labels were read.
 #[derive(Debug, Clone)]
@@ -150,24 +142,19 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
-    fn decode(bytes: Bytes) -> Result<Sandbox, DecodeError> {
-        if bytes.len() <= MAX_LABELLED {
-            return Ok(Sandbox {
-                of: PodSandbox::decode(bytes)?,
-                has_labels: true,
-            });
+    fn decode(mut bytes: Bytes) -> Result<Sandbox, DecodeError> {
+        let has_labels = bytes.len() <= MAX_LABELLED;
+        let mut of = PodSandbox::default();
+        while bytes.has_remaining() {
+            let (tag, wire_type) = encoding::decode_key(&mut bytes)?;
+            let ctx = DecodeContext::default();
+            if tag == LABELS && !has_labels {
+                encoding::skip_field(wire_type, tag, &mut bytes, ctx)?;
+            } else {
+                of.merge_field(tag, wire_type, &mut bytes, ctx)?;
+            }
         }
-        let bare = BareSandbox::decode(bytes)?;
-        let of = PodSandbox {
-            id: bare.id,
-            metadata: bare.metadata,
-            created_at: bare.created_at,
-            labels: HashMap::new(),
-        };
-        Ok(Sandbox {
-            of,
-            has_labels: false,
-        })
+        Ok(Sandbox { of, has_labels })
     }
 }
 
