@@ -114,7 +114,7 @@ impl Names {
         let mut known = self.known();
         known.answers += 1;
         known.answered = Some(Instant::now());
-        if passed_over.is_none() || known.error != passed_over {
+        if known.error != passed_over {
             if let Some(what) = &passed_over {
                 tracing::warn!(what, "the container runtime says what is no name");
             }
