@@ -10,6 +10,7 @@
 //! `pod_container_manager_linux.go`).
 
 use crate::list::unescaped;
+use crate::name::ID_LEN;
 use crate::{PartitionKey, PodUid};
 
 /// Directories in which pods have theirs, from the hierarchy's root.
@@ -167,9 +168,13 @@ fn container(leaf: &[u8]) -> Option<Container> {
         .iter()
         .find_map(|(prefix, runtime, monitor)| Some((name.strip_prefix(*prefix)?, *runtime, *monitor)))
         .or((!is_scope).then_some((name, Runtime::Unnamed, false)))?;
-    let is_id = id.len() == 64 && id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let id = is_id.then(|| String::from_utf8(id.to_vec()).ok())??;
+    let id = is_container_id(id).then(|| String::from_utf8(id.to_vec()).ok())??;
     Some(Container { id, runtime, monitor })
+}
+
+/// Whether a runtime gives such ids: 64 hex digits in lower case.
+pub(crate) fn is_container_id(id: &[u8]) -> bool {
+    id.len() == ID_LEN && id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Executables that start containers: an ancestry inside of a pod's cgroup that shows none of them is

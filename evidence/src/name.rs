@@ -210,9 +210,7 @@ fn labels_fault(labels: &[(String, String)]) -> Option<&'static str> {
 
 impl ContainerName {
     fn fault(&self) -> Option<&'static str> {
-        let is_id =
-            self.id.len() == ID_LEN && self.id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_id {
+        if !cgroup::is_container_id(self.id.as_bytes()) {
             return Some("a container's id is not 64 hex digits in lower case");
         }
         if self.sandbox != self.name.is_empty() || !(self.sandbox || is_name(&self.name)) {
