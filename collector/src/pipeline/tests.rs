@@ -460,6 +460,30 @@ impl Run {
         Ok(run)
     }
 
+    /// Starts where nothing is in the journal, and loads nothing yet.
+    fn unloaded(w: &mut World, fuel: &mut u64) -> Result<Run, Crash> {
+        let mut run = Run::new(w);
+        run.tell(w, Note::Started, fuel)?;
+        run.tell(w, Note::Base { list_len: 2 }, fuel)?;
+        run.tell(w, Signal::Replayed, fuel)?;
+        Ok(run)
+    }
+
+    /// The programs are loaded, and the scan finds these cgroups: id, parent and name.
+    fn finds<'a>(
+        &mut self,
+        w: &mut World,
+        cgroups: impl IntoIterator<Item = (u64, u64, &'a str)>,
+        fuel: &mut u64,
+    ) -> Result<(), Crash> {
+        for (id, parent, name) in cgroups {
+            let name = name.into();
+            self.tell(w, Note::SeedCgroup { id, parent, name }, fuel)?;
+        }
+        self.tell(w, Note::Loaded { list_len: 2 }, fuel)?;
+        self.settle(w, fuel)
+    }
+
     fn append(&mut self, key: PartitionKey, leaf: Vec<u8>, is_shown: bool) {
         if is_shown {
             let seq = Record::from_cbor(&leaf).unwrap().seq;
@@ -953,19 +977,13 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
     for (pods, is_blind) in [(MAX_PREDATING, false), (MAX_PREDATING + 1, true)] {
         let mut w = World::new();
         let mut fuel = u64::MAX;
-        let mut run = Run::new(&w);
-        run.tell(&mut w, Note::Started, &mut fuel).unwrap();
-        run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
-        run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
+        let mut run = Run::unloaded(&mut w, &mut fuel).unwrap();
         let mut groups = vec![(1, 0, String::new()), (2, 1, "kubepods".to_owned())];
         groups.extend((0..pods).map(|n| (10 + n as u64, 2, format!("pod00000000-0000-4000-8000-{n:012x}"))));
-        for (id, parent, name) in groups {
-            let name = name.as_str().into();
-            run.tell(&mut w, Note::SeedCgroup { id, parent, name }, &mut fuel)
-                .unwrap();
-        }
-        run.tell(&mut w, Note::Loaded { list_len: 2 }, &mut fuel).unwrap();
-        run.settle(&mut w, &mut fuel).unwrap();
+        let found = groups
+            .iter()
+            .map(|(id, parent, name)| (*id, *parent, name.as_str()));
+        run.finds(&mut w, found, &mut fuel).unwrap();
         run.request(&mut w, 1, &mut fuel).unwrap();
         let first = &w.files[0].checkpoint;
         assert_eq!((first.predating.len(), first.blind), (MAX_PREDATING, is_blind));
@@ -976,32 +994,17 @@ fn more_pods_older_than_the_load_than_a_checkpoint_can_name_make_it_blind() {
 fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
     let mut w = World::new();
     let mut fuel = u64::MAX;
-    let mut run = Run::new(&w);
-    run.tell(&mut w, Note::Started, &mut fuel).unwrap();
-    run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
-    run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
+    let mut run = Run::unloaded(&mut w, &mut fuel).unwrap();
     // Pod B is made while the scan runs: the scan finds it, and its record says that it is new.
     w.happen(|s| raw_cgroup(s, 20, 2, POD_B));
-    for (id, parent, name) in [
+    let found = [
         (1, 0, ""),
         (2, 1, "kubepods"),
         (3, 1, "x"),
         (10, 2, POD_A),
         (20, 2, POD_B),
-    ] {
-        run.tell(
-            &mut w,
-            Note::SeedCgroup {
-                id,
-                parent,
-                name: name.into(),
-            },
-            &mut fuel,
-        )
-        .unwrap();
-    }
-    run.tell(&mut w, Note::Loaded { list_len: 2 }, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    ];
+    run.finds(&mut w, found, &mut fuel).unwrap();
     run.request(&mut w, 1, &mut fuel).unwrap();
     let uid = PodUid::parse(&POD_A.as_bytes()[3..]).unwrap();
     assert_eq!(w.files[0].checkpoint.predating, [uid]);

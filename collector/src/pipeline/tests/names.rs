@@ -274,10 +274,7 @@ fn a_name_that_cannot_be_noted_holds_up_no_seal_and_is_noted_when_it_is_said_aga
 fn a_pod_that_is_older_than_the_load_is_named_as_any() {
     let mut w = World::new();
     let mut fuel = u64::MAX;
-    let mut run = Run::new(&w);
-    run.tell(&mut w, Note::Started, &mut fuel).unwrap();
-    run.tell(&mut w, Note::Base { list_len: 2 }, &mut fuel).unwrap();
-    run.tell(&mut w, Signal::Replayed, &mut fuel).unwrap();
+    let mut run = Run::unloaded(&mut w, &mut fuel).unwrap();
     let own = id(9);
     let found = [
         (1, 0, ""),
@@ -286,13 +283,7 @@ fn a_pod_that_is_older_than_the_load_is_named_as_any() {
         (10, 2, POD_A),
         (12, 10, own.as_str()),
     ];
-    for (id, parent, name) in found {
-        let name = name.into();
-        run.tell(&mut w, Note::SeedCgroup { id, parent, name }, &mut fuel)
-            .unwrap();
-    }
-    run.tell(&mut w, Note::Loaded { list_len: 2 }, &mut fuel).unwrap();
-    run.settle(&mut w, &mut fuel).unwrap();
+    run.finds(&mut w, found, &mut fuel).unwrap();
     assert_eq!(run.pipeline.unnamed(), Unnamed { seen: 2, left: 2 });
     let all = [pod(POD_A, "web"), container(POD_A, 9, "web")];
     run.say(&mut w, &all, &mut fuel).unwrap();
