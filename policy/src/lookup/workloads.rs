@@ -4,7 +4,7 @@
 //! `*`, or none. Not here: what a pod is called (see `cgpath-evidence`), what follows where no entry matches
 //! (see `cgpath-appraisal`).
 
-use super::{Allowed, Basis, ContentMatch, Loader, Policy, digest_of};
+use super::{Allowed, ContentMatch, Loader, Policy, digest_of};
 use crate::{
     ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result, UnknownPods,
     Workload, WorkloadsFile,
@@ -205,18 +205,6 @@ impl Policy {
         match own.is_accepted() {
             true => own,
             false => self.runtime_file(digest).unwrap_or(own),
-        }
-    }
-
-    /// Looks up a content found in a pod and outside of all its containers: in the sandbox's values, then the
-    /// runtime files by hash.
-    pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
-        match self.sandbox.look_up(name, digest) {
-            ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
-                basis: Basis::Sandbox,
-                learned,
-            },
-            other => self.runtime_file(digest).unwrap_or(other),
         }
     }
 
