@@ -181,18 +181,8 @@ impl Allowed {
 
     /// Judges `digest` found at a path.
     pub fn look_up(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
-        let mut learned = None;
-        for indexed in &self.references {
-            if indexed.accepts(name, digest) {
-                // One source that was judged is enough.
-                learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
-            }
-        }
-        if let Some(learned) = learned {
-            return ContentMatch::Accepted {
-                basis: Basis::Own,
-                learned,
-            };
+        if let Some(accepted) = self.accepted(name, digest) {
+            return accepted;
         }
         let expected: BTreeSet<&Digest> = self
             .references
@@ -205,6 +195,19 @@ impl Allowed {
         ContentMatch::WrongHash {
             expected: expected.into_iter().cloned().collect(),
         }
+    }
+
+    /// The same, where it is accepted, and nothing of what else would be.
+    fn accepted(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
+        let mut learned = None;
+        for indexed in &self.references {
+            if indexed.accepts(name, digest) {
+                // One source that was judged is enough.
+                learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
+            }
+        }
+        let basis = Basis::Own;
+        learned.map(|learned| ContentMatch::Accepted { basis, learned })
     }
 
     /// Paths at which this content is accepted; sorted, none twice.

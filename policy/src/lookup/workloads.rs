@@ -213,11 +213,13 @@ impl Policy {
     /// [`Policy::hidden_in_workloads`].
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
-        let outside = core::iter::once_with(|| self.look_up_pod_runtime(name, digest));
-        let inside = workloads
+        let outside = self.look_up_pod_runtime(name, digest);
+        if outside.is_accepted() {
+            return Some(outside);
+        }
+        workloads
             .all_allowed()
-            .map(|allowed| allowed.look_up(name, digest));
-        outside.chain(inside).find(ContentMatch::is_accepted)
+            .find_map(|allowed| allowed.accepted(name, digest))
     }
 
     /// Whether an exclude of some container of some workload, or of the sandbox, hides a path. It says
