@@ -15,6 +15,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// What of a partition's files is not as the reference values have it, or was not looked at.
 #[derive(Debug, Clone, Default)]
@@ -61,34 +62,12 @@ pub(crate) struct Tally {
     /// The first program that ran others out of the kernel's sight.
     opaque: Option<Finding>,
     said: HashSet<Hash>,
-    /// Under a policy that judges by container: what each part used, not judged yet.
-    pub parts: BTreeMap<Part, Uses>,
+    /// Under a policy that judges by container: what each part used, not judged yet. A copy of a tally has
+    /// the same until it is added to.
+    pub parts: Arc<BTreeMap<Part, Uses>>,
 }
 
 impl Tally {
-    /// The same without what its parts used.
-    pub(crate) fn without_parts(&self) -> Tally {
-        Tally {
-            entries: self.entries,
-            executions: self.executions,
-            suspect: self.suspect,
-            learned: self.learned,
-            undashed: self.undashed,
-            files: self.files.clone(),
-            deviations: self.deviations.clone(),
-            excluded_files: self.excluded_files,
-            seen: self.seen.clone(),
-            deviated: HashSet::new(),
-            hasher: self.hasher.clone(),
-            findings: self.findings.clone(),
-            changed: self.changed.clone(),
-            lost: self.lost,
-            opaque: self.opaque.clone(),
-            said: self.said.clone(),
-            parts: BTreeMap::new(),
-        }
-    }
-
     /// Says a thing once for each path and content, and what fails without a content each time.
     pub(crate) fn say(&mut self, finding: Finding) {
         if self.is_new(&finding) {

@@ -79,7 +79,7 @@ pub(crate) fn appraise(
         shown_name: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
         why: "",
         containers: Vec::new(),
-        tally: tally.without_parts(),
+        tally: tally.clone(),
     };
     if let Some(called) = called {
         case.tally.findings.absorb(&called.findings);

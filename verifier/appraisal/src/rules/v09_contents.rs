@@ -21,6 +21,7 @@ use cgpath_evidence::{
 use cgpath_policy::{ContentMatch, Name, Policy};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What all partitions used, as far as it was seen.
 #[derive(Debug, Default)]
@@ -175,7 +176,7 @@ impl<'a> Charging<'_, 'a> {
 
     /// What the part of a pod used that this cgroup is of.
     fn part(&mut self, key: PartitionKey, cgroup: Option<&[u8]>) -> &mut Uses {
-        let parts = &mut self.tally(key).parts;
+        let parts = Arc::make_mut(&mut self.tally(key).parts);
         parts.entry(Part::of(cgroup)).or_default()
     }
 
