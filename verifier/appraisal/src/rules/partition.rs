@@ -25,6 +25,23 @@ pub(crate) struct Deviations {
     pub excluded: u64,
 }
 
+impl Deviations {
+    /// Where a content of which this was concluded is listed.
+    fn list(&mut self, seen: Seen) -> Option<&mut Vec<Deviation>> {
+        match seen {
+            Seen::UnknownPath => Some(&mut self.fnf),
+            Seen::WrongHash => Some(&mut self.filehash_err),
+            Seen::Accepted | Seen::Excluded | Seen::Refused => None,
+        }
+    }
+}
+
+fn deviation(path: &[u8], digest: Option<&Digest>) -> Option<Deviation> {
+    let digest = digest?.clone();
+    let path = path.to_vec();
+    Some(Deviation { path, digest })
+}
+
 /// What was concluded of one content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -117,49 +134,36 @@ impl Tally {
         counts: (u64, u64),
         seen: Seen,
     ) {
-        let is_new = self.place(path, digest).is_none();
-        let at = self.saw_often(path, digest, counts, seen);
-        let (list, is_known) = match seen {
-            Seen::UnknownPath => (&mut self.deviations.fnf, false),
-            Seen::WrongHash => (&mut self.deviations.filehash_err, true),
-            _ => return,
+        let (at, is_new) = self.saw_often(path, digest, counts, seen);
+        let Some(list) = self.deviations.list(seen) else {
+            return;
         };
         // Another part may have listed the same; what is new is listed already.
-        if !self.deviated.insert((at, is_known)) || is_new {
-            return;
+        if self.deviated.insert((at, seen == Seen::WrongHash)) && !is_new {
+            list.extend(deviation(path, digest));
         }
-        let Some(digest) = digest else { return };
-        list.push(Deviation {
-            path: path.to_vec(),
-            digest: digest.clone(),
-        });
     }
 
-    /// Entries and executions at once. Gives the file's place in `files`.
+    /// Entries and executions at once. Gives the file's place in `files`, and whether it is new there.
     fn saw_often(
         &mut self,
         path: &[u8],
         digest: Option<&Digest>,
         (entries, executions): (u64, u64),
         seen: Seen,
-    ) -> usize {
+    ) -> (usize, bool) {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
         if is_excluded {
             self.deviations.excluded += entries + executions;
         }
-        let at = match self.place(path, digest) {
+        let known = self.place(path, digest);
+        let at = match known {
             Some(at) => at,
             None => {
                 self.excluded_files += u64::from(is_excluded);
-                let deviation = digest.map(|digest| Deviation {
-                    path: path.to_vec(),
-                    digest: digest.clone(),
-                });
-                match seen {
-                    Seen::UnknownPath => self.deviations.fnf.extend(deviation),
-                    Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
-                    _ => {}
+                if let Some(list) = self.deviations.list(seen) {
+                    list.extend(deviation(path, digest));
                 }
                 self.add(SeenFile {
                     path: path.to_vec(),
@@ -176,7 +180,7 @@ impl Tally {
             file.entries += entries;
             file.executions += executions;
         }
-        at
+        (at, known.is_none())
     }
 
     fn hash(&self, path: &[u8], digest: Option<&Digest>) -> u64 {
