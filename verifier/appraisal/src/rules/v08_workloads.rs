@@ -65,10 +65,10 @@ pub(crate) fn appraise(
     workloads: &Workloads,
     uid: PodUid,
     tally: &Tally,
-    called: Option<&PodCalled>,
+    called: &PodCalled,
     waits: &mut Waits,
 ) -> Case {
-    let pod = called.and_then(|called| called.pod.as_ref());
+    let pod = called.pod.as_ref();
     let names = pod.map(|pod| PodNames {
         namespace: &pod.namespace,
         labels: &pod.labels,
@@ -81,9 +81,7 @@ pub(crate) fn appraise(
         containers: Vec::new(),
         tally: tally.clone(),
     };
-    if let Some(called) = called {
-        case.tally.findings.absorb(&called.findings);
-    }
+    case.tally.findings.absorb(&called.findings);
     let workload = match workloads.select(&uid, names.as_ref()) {
         Selected::Workload(workload) => workload,
         Selected::None => {
@@ -111,8 +109,7 @@ pub(crate) fn appraise(
                 case.why = "unidentified: nobody named this pod in time";
             }
             // Its containers wait beside it, and not from when it is named.
-            let is_named = |id: &str| called.is_some_and(|called| called.containers.contains_key(id));
-            for id in ids(tally).filter(|id| !is_named(id)) {
+            for id in ids(tally).filter(|id| !called.containers.contains_key(*id)) {
                 waits.may_wait(uid, Some(id), settle);
             }
             return case.not_appraised(tally, called);
@@ -135,7 +132,7 @@ impl Case {
     }
 
     /// Nothing can be expected of what was used: it is listed, and not accepted.
-    fn not_appraised(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
+    fn not_appraised(mut self, tally: &Tally, called: &PodCalled) -> Case {
         for uses in tally.parts.values() {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
@@ -143,11 +140,11 @@ impl Case {
                     .saw_in_part(name.bytes(), digest, counts, Seen::Refused);
             }
         }
-        let containers = called.iter().flat_map(|called| called.containers.values());
         let state = match self.standing {
             Standing::Pending => State::Pending,
             _ => State::Unknown,
         };
+        let containers = called.containers.values();
         self.containers = containers.map(|name| verdict_on(name, state)).collect();
         self
     }
@@ -205,21 +202,18 @@ impl Bench<'_> {
         &self,
         workload: &WorkloadPolicy,
         tally: &Tally,
-        called: Option<&PodCalled>,
+        called: &PodCalled,
         waits: &mut Waits,
         case: &mut Case,
     ) {
         let none = Uses::default();
         let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
         self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
-        let named = called
-            .iter()
-            .flat_map(|called| called.containers.keys().map(String::as_str));
+        let named = called.containers.keys().map(String::as_str);
         let all: BTreeSet<&str> = ids(tally).chain(named).collect();
         for id in all {
             let uses = tally.parts.get(&Part::Container(id.to_owned())).unwrap_or(&none);
-            let name = called.and_then(|called| called.containers.get(id));
-            let verdict = match name {
+            let verdict = match called.containers.get(id) {
                 None => self.unnamed(id, uses, waits, case),
                 Some(name) => self.named(name, workload, uses, case),
             };
