@@ -254,7 +254,7 @@ impl Bench<'_> {
 
     /// A container that the runtime has not named, or keeps silent about.
     fn unnamed(&self, id: &str, uses: &Uses, waits: &mut Waits, case: &mut Case) -> ContainerVerdict {
-        let is_open = |(name, digest, _): (Name<'_>, Option<&Digest>, &Use)| match digest {
+        let needs_name = |(name, digest, _): (Name<'_>, Option<&Digest>, &Use)| match digest {
             None => true,
             Some(_) if is_opaque(name.bytes()) => true,
             Some(digest) => {
@@ -264,9 +264,9 @@ impl Bench<'_> {
         };
         // It waits from its first sight, and not from what it used last.
         let may_wait = waits.may_wait(self.uid, Some(id), self.settle);
-        let is_open = uses.opaque_above().is_some() || uses.in_order().into_iter().any(is_open);
+        let is_open = || uses.opaque_above().is_some() || uses.in_order().into_iter().any(needs_name);
         // What the runtime itself runs there needs no name.
-        let state = if is_open && may_wait {
+        let state = if may_wait && is_open() {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
