@@ -12,7 +12,7 @@ use crate::rules::Rule;
 use crate::rules::names::{Part, PodCalled};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::uses::{Use, Uses};
-use crate::rules::v09_contents::of_match;
+use crate::rules::v09_contents::{of_match, undecided, without_hash};
 use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
@@ -312,10 +312,8 @@ impl Bench<'_> {
             tally.learned |= learned;
             for finding in findings {
                 fails |= finding.severity == Severity::Fail;
-                let mut finding = finding.at_path(name.bytes()).resting_on(used.provenance);
-                finding.index = used.index.map(|index| index as u64);
-                finding.seq = used.seq;
-                tally.say(finding);
+                let finding = finding.at_path(name.bytes()).at(used.index, used.seq);
+                tally.say(finding.resting_on(used.provenance));
             }
             let counts = (used.entries, used.executions);
             tally.saw_in_part(name.bytes(), digest, counts, seen);
@@ -324,7 +322,7 @@ impl Bench<'_> {
     }
 
     fn content(&self, name: Name<'_>, digest: Option<&Digest>, values: Values<'_>, label: &str) -> Opinion {
-        let subject = self.subject();
+        let key = PartitionKey::Pod(self.uid);
         let mut opinion = Opinion {
             seen: Seen::Refused,
             learned: false,
@@ -337,14 +335,11 @@ impl Bench<'_> {
         };
         let is_unsettled = matches!(values, Values::Unsettled);
         let is_trusted = self.trusts_opaque(values);
-        let opaque = is_trusted.and_then(|it| v09_opaque::of_path(subject, name.bytes(), it, label));
+        let opaque = is_trusted.and_then(|it| v09_opaque::of_path(self.subject(), name.bytes(), it, label));
         opinion.findings.extend(opaque);
         let Some(digest) = digest else {
             if !is_unsettled {
-                let text = format!("{label}the entry carries no file hash to judge it by");
-                opinion
-                    .findings
-                    .push(Finding::fail(Rule::PodContents, subject, text));
+                opinion.findings.push(without_hash(key, label));
             }
             return opinion;
         };
@@ -354,9 +349,7 @@ impl Bench<'_> {
             return opinion;
         }
         if hidden == Hidden::GaveUp && !is_unsettled {
-            let text = "whether an exclude hides this path takes too many steps to find out: it is judged";
-            let finding = Finding::note(Rule::PodContents, subject, format!("{label}{text}"));
-            opinion.findings.push(finding);
+            opinion.findings.push(undecided(key, label));
         }
         let appraisal = match values {
             Values::Container(container) => self.policy.look_up_container(container, name, digest),
@@ -367,7 +360,6 @@ impl Bench<'_> {
             _ if is_unsettled => return opinion,
             _ => {}
         }
-        let key = PartitionKey::Pod(self.uid);
         let (seen, finding) = of_match(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion
