@@ -181,18 +181,8 @@ impl Allowed {
 
     /// Judges `digest` found at a path.
     pub fn look_up(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
-        let mut learned = None;
-        for indexed in &self.references {
-            if indexed.accepts(name, digest) {
-                // One source that was judged is enough.
-                learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
-            }
-        }
-        if let Some(learned) = learned {
-            return ContentMatch::Accepted {
-                basis: Basis::Own,
-                learned,
-            };
+        if let Some(accepted) = self.accepted(name, digest) {
+            return accepted;
         }
         let expected: BTreeSet<&Digest> = self
             .references
@@ -205,6 +195,19 @@ impl Allowed {
         ContentMatch::WrongHash {
             expected: expected.into_iter().cloned().collect(),
         }
+    }
+
+    /// The same, where it is accepted, and nothing of what else would be.
+    fn accepted(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
+        let mut learned = None;
+        for indexed in &self.references {
+            if indexed.accepts(name, digest) {
+                // One source that was judged is enough.
+                learned = Some(learned.unwrap_or(true) && indexed.reference.learned);
+            }
+        }
+        let basis = Basis::Own;
+        learned.map(|learned| ContentMatch::Accepted { basis, learned })
     }
 
     /// Paths at which this content is accepted; sorted, none twice.
@@ -366,15 +369,14 @@ impl Policy {
     /// pod's cgroup.
     pub fn look_up_host(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
         match self.host.look_up(name, digest) {
-            ContentMatch::UnknownPath if self.runtime_files.contains_key(digest) => ContentMatch::Accepted {
-                basis: Basis::RuntimeFile,
-                learned: self.runtime_files.get(digest).is_some_and(|learned| *learned),
-            },
-            ContentMatch::UnknownPath if cgpath_evidence::probe::number(name.bytes(), digest).is_some() => {
-                ContentMatch::Accepted {
-                    basis: Basis::Probe,
-                    learned: false,
-                }
+            unknown @ ContentMatch::UnknownPath => {
+                let probe = || {
+                    cgpath_evidence::probe::number(name.bytes(), digest).map(|_| ContentMatch::Accepted {
+                        basis: Basis::Probe,
+                        learned: false,
+                    })
+                };
+                self.runtime_file(digest).or_else(probe).unwrap_or(unknown)
             }
             matched => matched,
         }
@@ -387,17 +389,8 @@ impl Policy {
         if own.is_accepted() {
             return Some(own);
         }
-        let sandbox = self.sandbox.look_up(name, digest);
-        if let ContentMatch::Accepted { learned, .. } = sandbox {
-            return Some(ContentMatch::Accepted {
-                basis: Basis::Sandbox,
-                learned,
-            });
-        }
-        if let Some(accepted) = self.runtime_file(digest) {
-            return Some(accepted);
-        }
-        Some(match (own, sandbox) {
+        Some(match (own, self.look_up_pod_runtime(name, digest)) {
+            (_, accepted @ ContentMatch::Accepted { .. }) => accepted,
             (ContentMatch::WrongHash { mut expected }, ContentMatch::WrongHash { expected: more }) => {
                 expected.extend(more);
                 expected.sort();
@@ -406,6 +399,18 @@ impl Policy {
             }
             (ContentMatch::UnknownPath, other) | (other, _) => other,
         })
+    }
+
+    /// Looks up a content in what every pod may have: in the sandbox's values, then the runtime files by hash.
+    /// Under version 2 this is all that counts in a pod outside of its containers.
+    pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
+        match self.sandbox.look_up(name, digest) {
+            ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
+                basis: Basis::Sandbox,
+                learned,
+            },
+            other => self.runtime_file(digest).unwrap_or(other),
+        }
     }
 
     /// A content of the host's `runtime-files`.

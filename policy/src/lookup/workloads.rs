@@ -4,7 +4,7 @@
 //! `*`, or none. Not here: what a pod is called (see `cgpath-evidence`), what follows where no entry matches
 //! (see `cgpath-appraisal`).
 
-use super::{Allowed, Basis, ContentMatch, Loader, Policy, digest_of};
+use super::{Allowed, ContentMatch, Loader, Policy, digest_of};
 use crate::{
     ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result, UnknownPods,
     Workload, WorkloadsFile,
@@ -208,28 +208,18 @@ impl Policy {
         }
     }
 
-    /// Looks up a content found in a pod and outside of all its containers: in the sandbox's values, then the
-    /// runtime files by hash.
-    pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
-        match self.sandbox.look_up(name, digest) {
-            ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
-                basis: Basis::Sandbox,
-                learned,
-            },
-            other => self.runtime_file(digest).unwrap_or(other),
-        }
-    }
-
     /// What accepts a content in some container of some workload, or in a pod outside of all containers: for
     /// contents of which it is not known whose they are. No exclude counts: see
     /// [`Policy::hidden_in_workloads`].
     pub fn accepted_in_workloads(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
         let workloads = self.workloads.as_ref()?;
-        let outside = core::iter::once_with(|| self.look_up_pod_runtime(name, digest));
-        let inside = workloads
+        let outside = self.look_up_pod_runtime(name, digest);
+        if outside.is_accepted() {
+            return Some(outside);
+        }
+        workloads
             .all_allowed()
-            .map(|allowed| allowed.look_up(name, digest));
-        outside.chain(inside).find(ContentMatch::is_accepted)
+            .find_map(|allowed| allowed.accepted(name, digest))
     }
 
     /// Whether an exclude of some container of some workload, or of the sandbox, hides a path. It says

@@ -355,8 +355,8 @@ impl NodePolicy {
         let policy: NodePolicy = from_yaml(file, yaml)?;
         // Which keys there must be depends on one of them: what is wrong then has its place, too.
         match policy.version {
-            1 => from_yaml::<OfVersion1>(file, yaml).map(|_| ())?,
-            _ => from_yaml::<OfVersion2>(file, yaml).map(|_| ())?,
+            1 => parse::<OfVersion1>(file, yaml).map(|_| ())?,
+            _ => parse::<OfVersion2>(file, yaml).map(|_| ())?,
         }
         Ok(policy)
     }
@@ -365,18 +365,23 @@ impl NodePolicy {
 /// Reads a file of this form; see [`NodePolicy::from_yaml`].
 pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
     within(file, "policy file, in bytes,", yaml, MAX_POLICY_LEN)?;
-    let refused = |e: serde_norway::Error| {
-        let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-        let why = in_words_of_yaml(without_place(&e));
-        Error::Syntax {
-            file: file.to_owned(),
-            line,
-            column,
-            why,
-        }
-    };
     match keys::twice(yaml) {
-        Some(twice) => Err(refused(twice)),
-        None => serde_norway::from_slice(yaml).map_err(refused),
+        Some(twice) => Err(refused(file, &twice)),
+        None => parse(file, yaml),
+    }
+}
+
+/// The same of a file whose length and keys were looked at.
+fn parse<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
+    serde_norway::from_slice(yaml).map_err(|why| refused(file, &why))
+}
+
+fn refused(file: &str, error: &serde_norway::Error) -> Error {
+    let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
+    Error::Syntax {
+        file: file.to_owned(),
+        line,
+        column,
+        why: in_words_of_yaml(without_place(error)),
     }
 }

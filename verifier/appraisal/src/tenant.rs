@@ -18,7 +18,7 @@ use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{PodVerdict, State};
-use crate::rules::names::Called;
+use crate::rules::names::{Called, is_numbered};
 use crate::rules::opinion::Scene;
 use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
@@ -33,8 +33,8 @@ use crate::rules::{
 };
 use crate::text::{quoted, utc};
 use cgpath_evidence::{
-    Bank, Checkpoint, Entry, EventKind, PartitionKey, PartitionLog, PodUid, Provenance, Record,
-    SealedCheckpoint, TenantBundle,
+    Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
+    TenantBundle,
     cgroup::partition_of,
     challenge::Opening,
     checkpoint::number_from_path,
@@ -540,10 +540,8 @@ impl Case<'_> {
         }
         let mut seqs = HashSet::new();
         for record in records {
-            // The collector's own have no number; what they may hold is for `names` to say.
-            let is_numbered = record.kind != EventKind::Name;
             let mut is_odd = |seq: u64| !seqs.insert(seq) || seq == 0 || seq > last.last_seq;
-            if is_numbered && is_odd(record.seq) {
+            if is_numbered(record) && is_odd(record.seq) {
                 findings.push(
                     fail(
                         Rule::Records,

@@ -18,7 +18,7 @@ fn tampered() -> Node {
 }
 
 /// The node's policy with `from` replaced in its text.
-fn policy_with(node: &Node, from: &str, to: &str) -> Result<Policy, String> {
+pub fn policy_with(node: &Node, from: &str, to: &str) -> Result<Policy, String> {
     let yaml = node.policy_yaml();
     assert!(yaml.contains(from), "{yaml}");
     Policy::load("policy.yaml", yaml.replace(from, to).as_bytes(), |name| {

@@ -55,7 +55,8 @@ fn tenant_yaml(uid: PodUid) -> String {
     )
 }
 
-fn policy(node: &Node, uid: PodUid) -> Policy {
+/// The policy of a tenant whose pod is this one of the node.
+pub fn policy(node: &Node, uid: PodUid) -> Policy {
     let yaml = tenant_yaml(uid);
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
     let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();

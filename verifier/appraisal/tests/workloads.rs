@@ -3,11 +3,11 @@
 //!
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
+use crate::policies::policy_with;
 use crate::ways::{self, Ways};
 use cgpath_appraisal::explain::explain;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
-use cgpath_policy::Policy;
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};
 
 const WEB: [(&str, &str); 2] = [("app", "web"), ("pod-template-hash", "1")];
@@ -79,6 +79,20 @@ impl Case {
             panic!("{way} differs:\n{one:#?}\n{whole:#?}");
         }
         appraised.whole
+    }
+
+    /// What the explanation of a finding says of reference values.
+    fn of_values(
+        &self,
+        finding: &Finding,
+        verdict: &Verdict,
+        evidence: &Evidence,
+        nonce: &[u8],
+    ) -> Vec<String> {
+        let context = self.node.context(nonce, None);
+        let steps = explain(finding, verdict, evidence, &self.node.policy(), &context);
+        let step = steps.into_iter().find(|step| step.what == "reference");
+        step.unwrap().lines
     }
 
     fn after(&mut self, seconds: u64) {
@@ -215,16 +229,9 @@ fn an_explanation_names_the_container_whose_values_have_the_path_or_the_content(
     let nonce = case.nonce();
     let evidence = case.node.attest(&nonce);
     let verdict = case.appraised(&evidence, &nonce);
-    let context = case.node.context(&nonce, None);
-    let lines = |words: &str| -> Vec<String> {
+    let lines = |words: &str| {
         let finding = fails(&verdict, pod(20), Rule::PodContents, words);
-        let policy = case.node.policy();
-        let steps = explain(finding, &verdict, &evidence, &policy, &context);
-        steps
-            .into_iter()
-            .find(|step| step.what == "reference")
-            .unwrap()
-            .lines
+        case.of_values(finding, &verdict, &evidence, &nonce)
     };
     let same_path = lines("container web: the file's content");
     for begin in ["container log: ", "container web: "] {
@@ -264,13 +271,7 @@ workloads:
     let nonce = case.nonce();
     let evidence = case.node.attest(&nonce);
     let verdict = case.appraised(&evidence, &nonce);
-    let context = case.node.context(&nonce, None);
-    let lines = |finding: &Finding| -> Vec<String> {
-        let policy = case.node.policy();
-        let steps = explain(finding, &verdict, &evidence, &policy, &context);
-        let step = steps.into_iter().find(|step| step.what == "reference");
-        step.unwrap().lines
-    };
+    let lines = |finding: &Finding| case.of_values(finding, &verdict, &evidence, &nonce);
     let of_pod = lines(fails(&verdict, pod(20), Rule::PodContents, "container c7: "));
     assert!(of_pod[0].starts_with("container c7: "), "{of_pod:?}");
     assert_eq!(of_pod.len(), 41, "{of_pod:?}");
@@ -610,11 +611,7 @@ fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
     const HOSTS: &str = "host: {references: [host.json]}";
     const EXCLUDES: &str = "host: {references: [host.json], excludes: ['^/tmp/']}";
     let next = |node: &mut Node, of_host: &str, before| {
-        let yaml = node.policy_yaml();
-        assert!(yaml.contains(HOSTS), "{yaml}");
-        let policy = Policy::load("policy.yaml", yaml.replace(HOSTS, of_host).as_bytes(), |name| {
-            node.reference(name).ok_or_else(|| "no such file".to_owned())
-        });
+        let policy = policy_with(node, HOSTS, of_host);
         let nonce = b"the nonce of this request";
         let evidence = node.attest(nonce);
         appraise(&evidence, &policy.unwrap(), &node.context(nonce, before)).unwrap()
@@ -864,17 +861,7 @@ fn under_a_policy_of_version_1_names_change_nothing_for_node_and_tenant() {
     let verdict = appraise(&evidence, &node.policy(), &context).unwrap();
     assert!(verdict.trusted, "{verdict}");
     assert!(of(&verdict, pod(1)).containers.is_empty());
-    let yaml = format!(
-        "version: 1\n\
-         pod: {uid}\n\
-         name: shop/web\n\
-         templates: [ima-ng]\n\
-         banks: [sha256]\n\
-         references: [{uid}.json]\n",
-        uid = pod(1)
-    );
-    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    let (_, own) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
+    let own = crate::tenant::policy(&node, pod(1));
     let tenant = ways::tenant(&evidence, &verdict, pod(1), &own, &context).unwrap();
     assert!(tenant.trusted, "{tenant}");
 }

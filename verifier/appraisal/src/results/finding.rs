@@ -144,6 +144,14 @@ impl Finding {
         self
     }
 
+    /// With the entry's index and the record's sequence number, where there are any.
+    #[must_use]
+    pub(crate) fn at(mut self, index: Option<usize>, seq: Option<u64>) -> Finding {
+        self.index = index.map(|index| index as u64);
+        self.seq = seq;
+        self
+    }
+
     /// With what was found.
     #[must_use]
     pub fn found(mut self, found: impl core::fmt::Display) -> Finding {

@@ -8,7 +8,7 @@ use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
 use crate::rules::v05_join::Owned;
 use cgpath_evidence::{
-    ContainerName, EventKind, Named, PartitionKey, PodName, PodUid, Provenance, cgroup::attribute,
+    ContainerName, EventKind, Named, PartitionKey, PodName, PodUid, Provenance, Record, cgroup::attribute,
 };
 use cgpath_policy::Policy;
 use std::collections::BTreeMap;
@@ -28,6 +28,12 @@ pub(crate) struct PodCalled {
     pub containers: BTreeMap<String, ContainerName>,
     /// What was said otherwise later.
     pub findings: Findings,
+}
+
+/// Whether a record has a number: the collector's own have none, and what they may hold is for
+/// [`Called::step`] to say.
+pub(crate) fn is_numbered(record: &Record) -> bool {
+    record.kind != EventKind::Name
 }
 
 impl Called {

@@ -9,7 +9,7 @@ use crate::inputs::kept::Lines;
 use crate::rules::v04_chain::Chain;
 use crate::rules::v05_join::Joins;
 use cgpath_evidence::{
-    Digest, EventKind, FileHash, PartitionKey, Provenance, Record, checkpoint::number_from_path,
+    Digest, EventKind, FileHash, PartitionKey, PodUid, Provenance, Record, checkpoint::number_from_path,
 };
 use cgpath_policy::{ContentMatch, Hidden, Name, Policy};
 
@@ -129,13 +129,7 @@ impl<'a> Scene<'a> {
     /// What is said of an entry of the boot before a kexec. Whose it was is known no more: the host may have
     /// it, or some pod of the policy. So no exclude of a pod counts, but for the host's own.
     pub(crate) fn opinion_of_boot_before(&self, name: Name<'_>, digest: &Digest) -> Opinion {
-        let of_pod = || {
-            let of_uid = self.policy.pods.keys().find_map(|uid| {
-                let matched = self.policy.look_up_pod(uid, name, digest);
-                matched.filter(ContentMatch::is_accepted)
-            });
-            of_uid.or_else(|| self.policy.accepted_in_workloads(name, digest))
-        };
+        let of_pod = || self.accepted_by_pods(self.policy.pods.keys(), name, digest);
         let opinion = self.opinion(PartitionKey::Boot, name, digest);
         match opinion {
             Opinion::LookedUp { matched, gave_up } if !matched.is_accepted() => Opinion::LookedUp {
@@ -150,14 +144,23 @@ impl<'a> Scene<'a> {
     /// whom: it is accepted there if the values of a pod that was there then, and that the policy knows,
     /// accept it. No exclude of a pod counts: the host may have used it.
     fn of_predating(&self, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {
-        let mut pods = self.chain.predating().iter();
-        let of_uid = pods.find_map(|uid| {
-            self.policy
-                .look_up_pod(uid, name, digest)
-                .filter(ContentMatch::is_accepted)
-        });
+        let pods = self.chain.predating();
         // Names of those pods may come later, and this is concluded once: any workload may have it.
-        let is_any = !self.chain.predating().is_empty();
-        of_uid.or_else(|| is_any.then(|| self.policy.accepted_in_workloads(name, digest))?)
+        let is_any = !pods.is_empty();
+        is_any.then(|| self.accepted_by_pods(pods.iter(), name, digest))?
+    }
+
+    /// What accepts a content among the values of these pods, or of any workload.
+    fn accepted_by_pods<'u>(
+        &self,
+        mut uids: impl Iterator<Item = &'u PodUid>,
+        name: Name<'_>,
+        digest: &Digest,
+    ) -> Option<ContentMatch> {
+        let of_uid = uids.find_map(|uid| {
+            let matched = self.policy.look_up_pod(uid, name, digest);
+            matched.filter(ContentMatch::is_accepted)
+        });
+        of_uid.or_else(|| self.policy.accepted_in_workloads(name, digest))
     }
 }

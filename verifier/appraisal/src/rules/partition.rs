@@ -15,6 +15,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// What of a partition's files is not as the reference values have it, or was not looked at.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,23 @@ pub(crate) struct Deviations {
     pub fnf: Vec<Deviation>,
     pub filehash_err: Vec<Deviation>,
     pub excluded: u64,
+}
+
+impl Deviations {
+    /// Where a content of which this was concluded is listed.
+    fn list(&mut self, seen: Seen) -> Option<&mut Vec<Deviation>> {
+        match seen {
+            Seen::UnknownPath => Some(&mut self.fnf),
+            Seen::WrongHash => Some(&mut self.filehash_err),
+            Seen::Accepted | Seen::Excluded | Seen::Refused => None,
+        }
+    }
+}
+
+fn deviation(path: &[u8], digest: Option<&Digest>) -> Option<Deviation> {
+    let digest = digest?.clone();
+    let path = path.to_vec();
+    Some(Deviation { path, digest })
 }
 
 /// What was concluded of one content.
@@ -61,34 +79,12 @@ pub(crate) struct Tally {
     /// The first program that ran others out of the kernel's sight.
     opaque: Option<Finding>,
     said: HashSet<Hash>,
-    /// Under a policy that judges by container: what each part used, not judged yet.
-    pub parts: BTreeMap<Part, Uses>,
+    /// Under a policy that judges by container: what each part used, not judged yet. A copy of a tally has
+    /// the same until it is added to.
+    pub parts: Arc<BTreeMap<Part, Uses>>,
 }
 
 impl Tally {
-    /// The same without what its parts used.
-    pub(crate) fn without_parts(&self) -> Tally {
-        Tally {
-            entries: self.entries,
-            executions: self.executions,
-            suspect: self.suspect,
-            learned: self.learned,
-            undashed: self.undashed,
-            files: self.files.clone(),
-            deviations: self.deviations.clone(),
-            excluded_files: self.excluded_files,
-            seen: self.seen.clone(),
-            deviated: HashSet::new(),
-            hasher: self.hasher.clone(),
-            findings: self.findings.clone(),
-            changed: self.changed.clone(),
-            lost: self.lost,
-            opaque: self.opaque.clone(),
-            said: self.said.clone(),
-            parts: BTreeMap::new(),
-        }
-    }
-
     /// Says a thing once for each path and content, and what fails without a content each time.
     pub(crate) fn say(&mut self, finding: Finding) {
         if self.is_new(&finding) {
@@ -138,49 +134,36 @@ impl Tally {
         counts: (u64, u64),
         seen: Seen,
     ) {
-        let is_new = self.place(path, digest).is_none();
-        let at = self.saw_often(path, digest, counts, seen);
-        let (list, is_known) = match seen {
-            Seen::UnknownPath => (&mut self.deviations.fnf, false),
-            Seen::WrongHash => (&mut self.deviations.filehash_err, true),
-            _ => return,
+        let (at, is_new) = self.saw_often(path, digest, counts, seen);
+        let Some(list) = self.deviations.list(seen) else {
+            return;
         };
         // Another part may have listed the same; what is new is listed already.
-        if !self.deviated.insert((at, is_known)) || is_new {
-            return;
+        if self.deviated.insert((at, seen == Seen::WrongHash)) && !is_new {
+            list.extend(deviation(path, digest));
         }
-        let Some(digest) = digest else { return };
-        list.push(Deviation {
-            path: path.to_vec(),
-            digest: digest.clone(),
-        });
     }
 
-    /// Entries and executions at once. Gives the file's place in `files`.
+    /// Entries and executions at once. Gives the file's place in `files`, and whether it is new there.
     fn saw_often(
         &mut self,
         path: &[u8],
         digest: Option<&Digest>,
         (entries, executions): (u64, u64),
         seen: Seen,
-    ) -> usize {
+    ) -> (usize, bool) {
         let accepted = matches!(seen, Seen::Accepted | Seen::Excluded);
         let is_excluded = seen == Seen::Excluded;
         if is_excluded {
             self.deviations.excluded += entries + executions;
         }
-        let at = match self.place(path, digest) {
+        let known = self.place(path, digest);
+        let at = match known {
             Some(at) => at,
             None => {
                 self.excluded_files += u64::from(is_excluded);
-                let deviation = digest.map(|digest| Deviation {
-                    path: path.to_vec(),
-                    digest: digest.clone(),
-                });
-                match seen {
-                    Seen::UnknownPath => self.deviations.fnf.extend(deviation),
-                    Seen::WrongHash => self.deviations.filehash_err.extend(deviation),
-                    _ => {}
+                if let Some(list) = self.deviations.list(seen) {
+                    list.extend(deviation(path, digest));
                 }
                 self.add(SeenFile {
                     path: path.to_vec(),
@@ -197,7 +180,7 @@ impl Tally {
             file.entries += entries;
             file.executions += executions;
         }
-        at
+        (at, known.is_none())
     }
 
     fn hash(&self, path: &[u8], digest: Option<&Digest>) -> u64 {

@@ -65,6 +65,12 @@ fn fail(rule: Rule, text: impl Into<String>) -> Finding {
     Finding::fail(rule, Subject::Node, text)
 }
 
+/// The content that an entry says was used; a violation says none.
+fn content<'l>(line: &'l Line<'_>) -> Option<(Name<'l>, &'l Digest)> {
+    let digest = line.file.as_ref().filter(|_| !line.violation)?;
+    Some((Name::Listed(line.path.unwrap_or_default()), digest))
+}
+
 impl<'q, 'a> Question<'q, 'a> {
     fn chain(&self) -> &'q Chain {
         self.scene.chain
@@ -228,28 +234,22 @@ impl<'q, 'a> Question<'q, 'a> {
             // Who read it is looked at when its record is there.
             return true;
         }
-        let (Some(digest), name) = (&line.file, Name::Listed(line.path.unwrap_or_default())) else {
+        let Some((name, digest)) = content(line) else {
             return false;
         };
-        !line.violation
-            && by.any(|key| match self.scene.opinion(key, name, digest) {
-                Opinion::Excluded => true,
-                Opinion::Nothing => self.may_be_of_a_workload(name, digest),
-                Opinion::LookedUp { matched, .. } => matched.is_accepted(),
-            })
+        by.any(|key| match self.scene.opinion(key, name, digest) {
+            Opinion::Excluded => true,
+            Opinion::Nothing => self.may_be_of_a_workload(name, digest),
+            Opinion::LookedUp { matched, .. } => matched.is_accepted(),
+        })
     }
 
     /// Whether the host, or some pod of the policy, may have the content of this entry.
     fn somebody_accepts(&self, index: usize, line: &Line<'_>) -> bool {
         let pods = self.policy().pods.keys().copied().map(PartitionKey::Pod);
         let everybody = core::iter::once(PartitionKey::Host).chain(pods);
-        self.accepts(index, line, everybody) || self.a_workload_accepts(line)
-    }
-
-    fn a_workload_accepts(&self, line: &Line<'_>) -> bool {
-        let name = Name::Listed(line.path.unwrap_or_default());
-        let may_be = |digest| self.may_be_of_a_workload(name, digest);
-        !line.violation && line.file.as_ref().is_some_and(may_be)
+        let may_be = |(name, digest)| self.may_be_of_a_workload(name, digest);
+        self.accepts(index, line, everybody) || content(line).is_some_and(may_be)
     }
 
     /// Whether nothing would follow from a content in some container of some workload: it may wait for the

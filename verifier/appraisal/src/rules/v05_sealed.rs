@@ -7,9 +7,10 @@ use crate::inputs::context::{NodeState, Shown};
 use crate::inputs::round::Rebuild;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::rules::Rule;
+use crate::rules::names::is_numbered;
 use crate::rules::v04_chain::Chain;
 use cgpath_evidence::{
-    EventKind, PartitionKey, PartitionLog, Record,
+    PartitionKey, PartitionLog, Record,
     cgroup::partition_of,
     merkle::{self, Frontier, Hash},
     partition::{Partitions, partitions_root},
@@ -129,21 +130,19 @@ impl Sealed {
             for (record, sealed) in log.records.iter().zip(&hashed.records) {
                 self.records += 1;
                 self.executions += u64::from(sealed.is_execution);
-                // The collector's own have no number; what they may hold is for `names` to say.
-                let is_numbered = record.kind != EventKind::Name;
-                if is_numbered && sealed.seq <= self.max_seq && self.max_seq > 0 {
-                    return Err(Rebuild);
-                }
-                if is_numbered {
+                if is_numbered(record) {
+                    if sealed.seq <= self.max_seq && self.max_seq > 0 {
+                        return Err(Rebuild);
+                    }
                     seqs.push((sealed.seq, record));
-                }
-                if is_numbered && (sealed.seq == 0 || sealed.seq > last_seq) {
-                    findings.push(
-                        fail("a record's sequence number is not one that the last checkpoint knows")
-                            .at_seq(sealed.seq)
-                            .found(sealed.seq)
-                            .expected(format!("1 to {last_seq}")),
-                    );
+                    if sealed.seq == 0 || sealed.seq > last_seq {
+                        findings.push(
+                            fail("a record's sequence number is not one that the last checkpoint knows")
+                                .at_seq(sealed.seq)
+                                .found(sealed.seq)
+                                .expected(format!("1 to {last_seq}")),
+                        );
+                    }
                 }
                 if sealed.owner != log.key {
                     // Whose it is must not depend on who listed it: it counts for neither until that is

@@ -7,7 +7,7 @@
 use crate::accept::Acceptances;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
-use crate::rules::names::Called;
+use crate::rules::names::{Called, PodCalled};
 use crate::rules::partition::{Deviations, Tally};
 use crate::rules::v08_workloads::{self, Standing};
 use crate::rules::v09_contents::Usage;
@@ -130,9 +130,10 @@ fn pod(
     let in_policy = || known.is_some_and(|known| known.pod.is_undashed);
     let undashed = tally.undashed.unwrap_or_else(in_policy);
     let workloads = names.policy.workloads.as_ref();
-    let mut case = workloads.map(|workloads| {
-        v08_workloads::appraise(names.policy, workloads, uid, tally, names.named.of(uid), waits)
-    });
+    let unnamed = PodCalled::default();
+    let called = names.named.of(uid).unwrap_or(&unnamed);
+    let mut case = workloads
+        .map(|workloads| v08_workloads::appraise(names.policy, workloads, uid, tally, called, waits));
     let standing = match &case {
         Some(case) => case.standing,
         None if known.is_some() => Standing::Known,

@@ -12,7 +12,7 @@ use crate::rules::Rule;
 use crate::rules::names::{Part, PodCalled};
 use crate::rules::partition::{Seen, Tally};
 use crate::rules::uses::{Use, Uses};
-use crate::rules::v09_contents::of_match;
+use crate::rules::v09_contents::{of_match, undecided, without_hash};
 use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
@@ -65,10 +65,10 @@ pub(crate) fn appraise(
     workloads: &Workloads,
     uid: PodUid,
     tally: &Tally,
-    called: Option<&PodCalled>,
+    called: &PodCalled,
     waits: &mut Waits,
 ) -> Case {
-    let pod = called.and_then(|called| called.pod.as_ref());
+    let pod = called.pod.as_ref();
     let names = pod.map(|pod| PodNames {
         namespace: &pod.namespace,
         labels: &pod.labels,
@@ -79,11 +79,9 @@ pub(crate) fn appraise(
         shown_name: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
         why: "",
         containers: Vec::new(),
-        tally: tally.without_parts(),
+        tally: tally.clone(),
     };
-    if let Some(called) = called {
-        case.tally.findings.absorb(&called.findings);
-    }
+    case.tally.findings.absorb(&called.findings);
     let workload = match workloads.select(&uid, names.as_ref()) {
         Selected::Workload(workload) => workload,
         Selected::None => {
@@ -111,8 +109,7 @@ pub(crate) fn appraise(
                 case.why = "unidentified: nobody named this pod in time";
             }
             // Its containers wait beside it, and not from when it is named.
-            let is_named = |id: &str| called.is_some_and(|called| called.containers.contains_key(id));
-            for id in ids(tally).filter(|id| !is_named(id)) {
+            for id in ids(tally).filter(|id| !called.containers.contains_key(*id)) {
                 waits.may_wait(uid, Some(id), settle);
             }
             return case.not_appraised(tally, called);
@@ -135,7 +132,7 @@ impl Case {
     }
 
     /// Nothing can be expected of what was used: it is listed, and not accepted.
-    fn not_appraised(mut self, tally: &Tally, called: Option<&PodCalled>) -> Case {
+    fn not_appraised(mut self, tally: &Tally, called: &PodCalled) -> Case {
         for uses in tally.parts.values() {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
@@ -143,11 +140,11 @@ impl Case {
                     .saw_in_part(name.bytes(), digest, counts, Seen::Refused);
             }
         }
-        let containers = called.iter().flat_map(|called| called.containers.values());
         let state = match self.standing {
             Standing::Pending => State::Pending,
             _ => State::Unknown,
         };
+        let containers = called.containers.values();
         self.containers = containers.map(|name| verdict_on(name, state)).collect();
         self
     }
@@ -205,21 +202,18 @@ impl Bench<'_> {
         &self,
         workload: &WorkloadPolicy,
         tally: &Tally,
-        called: Option<&PodCalled>,
+        called: &PodCalled,
         waits: &mut Waits,
         case: &mut Case,
     ) {
         let none = Uses::default();
         let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
         self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
-        let named = called
-            .iter()
-            .flat_map(|called| called.containers.keys().map(String::as_str));
+        let named = called.containers.keys().map(String::as_str);
         let all: BTreeSet<&str> = ids(tally).chain(named).collect();
         for id in all {
             let uses = tally.parts.get(&Part::Container(id.to_owned())).unwrap_or(&none);
-            let name = called.and_then(|called| called.containers.get(id));
-            let verdict = match name {
+            let verdict = match called.containers.get(id) {
                 None => self.unnamed(id, uses, waits, case),
                 Some(name) => self.named(name, workload, uses, case),
             };
@@ -260,7 +254,7 @@ impl Bench<'_> {
 
     /// A container that the runtime has not named, or keeps silent about.
     fn unnamed(&self, id: &str, uses: &Uses, waits: &mut Waits, case: &mut Case) -> ContainerVerdict {
-        let is_open = |(name, digest, _): (Name<'_>, Option<&Digest>, &Use)| match digest {
+        let needs_name = |(name, digest, _): (Name<'_>, Option<&Digest>, &Use)| match digest {
             None => true,
             Some(_) if is_opaque(name.bytes()) => true,
             Some(digest) => {
@@ -270,9 +264,9 @@ impl Bench<'_> {
         };
         // It waits from its first sight, and not from what it used last.
         let may_wait = waits.may_wait(self.uid, Some(id), self.settle);
-        let is_open = uses.opaque_above().is_some() || uses.in_order().into_iter().any(is_open);
+        let is_open = || uses.opaque_above().is_some() || uses.in_order().into_iter().any(needs_name);
         // What the runtime itself runs there needs no name.
-        let state = if is_open && may_wait {
+        let state = if may_wait && is_open() {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
@@ -318,10 +312,8 @@ impl Bench<'_> {
             tally.learned |= learned;
             for finding in findings {
                 fails |= finding.severity == Severity::Fail;
-                let mut finding = finding.at_path(name.bytes()).resting_on(used.provenance);
-                finding.index = used.index.map(|index| index as u64);
-                finding.seq = used.seq;
-                tally.say(finding);
+                let finding = finding.at_path(name.bytes()).at(used.index, used.seq);
+                tally.say(finding.resting_on(used.provenance));
             }
             let counts = (used.entries, used.executions);
             tally.saw_in_part(name.bytes(), digest, counts, seen);
@@ -330,7 +322,7 @@ impl Bench<'_> {
     }
 
     fn content(&self, name: Name<'_>, digest: Option<&Digest>, values: Values<'_>, label: &str) -> Opinion {
-        let subject = self.subject();
+        let key = PartitionKey::Pod(self.uid);
         let mut opinion = Opinion {
             seen: Seen::Refused,
             learned: false,
@@ -343,14 +335,11 @@ impl Bench<'_> {
         };
         let is_unsettled = matches!(values, Values::Unsettled);
         let is_trusted = self.trusts_opaque(values);
-        let opaque = is_trusted.and_then(|it| v09_opaque::of_path(subject, name.bytes(), it, label));
+        let opaque = is_trusted.and_then(|it| v09_opaque::of_path(self.subject(), name.bytes(), it, label));
         opinion.findings.extend(opaque);
         let Some(digest) = digest else {
             if !is_unsettled {
-                let text = format!("{label}the entry carries no file hash to judge it by");
-                opinion
-                    .findings
-                    .push(Finding::fail(Rule::PodContents, subject, text));
+                opinion.findings.push(without_hash(key, label));
             }
             return opinion;
         };
@@ -360,9 +349,7 @@ impl Bench<'_> {
             return opinion;
         }
         if hidden == Hidden::GaveUp && !is_unsettled {
-            let text = "whether an exclude hides this path takes too many steps to find out: it is judged";
-            let finding = Finding::note(Rule::PodContents, subject, format!("{label}{text}"));
-            opinion.findings.push(finding);
+            opinion.findings.push(undecided(key, label));
         }
         let appraisal = match values {
             Values::Container(container) => self.policy.look_up_container(container, name, digest),
@@ -373,7 +360,6 @@ impl Bench<'_> {
             _ if is_unsettled => return opinion,
             _ => {}
         }
-        let key = PartitionKey::Pod(self.uid);
         let (seen, finding) = of_match(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion

@@ -21,6 +21,7 @@ use cgpath_evidence::{
 use cgpath_policy::{ContentMatch, Name, Policy};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What all partitions used, as far as it was seen.
 #[derive(Debug, Default)]
@@ -175,7 +176,7 @@ impl<'a> Charging<'_, 'a> {
 
     /// What the part of a pod used that this cgroup is of.
     fn part(&mut self, key: PartitionKey, cgroup: Option<&[u8]>) -> &mut Uses {
-        let parts = &mut self.tally(key).parts;
+        let parts = Arc::make_mut(&mut self.tally(key).parts);
         parts.entry(Part::of(cgroup)).or_default()
     }
 
@@ -395,16 +396,15 @@ impl<'a> Charging<'_, 'a> {
         seq: Option<u64>,
         provenance: Provenance,
     ) {
-        let mut finding = Finding::fail(
+        let finding = Finding::fail(
             Rule::PodContents,
             Subject::Partition(key),
             "suspect: it ran in the pod's cgroup and no container runtime is among its ancestors",
         )
         .at_path(path)
+        .at(index, seq)
         .found(format!("process {}", foreign(exe)))
         .resting_on(provenance);
-        finding.index = index.map(|i| i as u64);
-        finding.seq = seq;
         let tally = self.tally(key);
         tally.suspect += 1;
         tally.say(finding);
@@ -414,14 +414,13 @@ impl<'a> Charging<'_, 'a> {
         let permitted = self.scene.policy.permits_violation(path);
         let subject = Subject::Partition(key);
         let text = "violation: the file was written while it was measured, so its hash says nothing";
-        let mut finding = if permitted {
+        let finding = if permitted {
             Finding::tolerated(Rule::Violations, subject, text)
         } else {
             Finding::fail(Rule::Violations, subject, text)
         };
-        finding.index = index.map(|i| i as u64);
-        finding.seq = seq;
-        let finding = finding.at_path(path).resting_on(Provenance::Observed);
+        let finding = finding.at_path(path).at(index, seq);
+        let finding = finding.resting_on(Provenance::Observed);
         let tally = self.tally(key);
         tally.entries += 1;
         tally.say(finding);
@@ -486,12 +485,7 @@ impl<'a> Charging<'_, 'a> {
             self.tally(used.key).say_opaque(place(finding, &used));
         }
         let Some(digest) = used.digest else {
-            let finding = Finding::fail(
-                Rule::of_contents(used.key),
-                Subject::Partition(used.key),
-                "the entry carries no file hash to judge it by",
-            );
-            let finding = place(finding, &used);
+            let finding = place(without_hash(used.key, ""), &used);
             self.tally(used.key).say(finding);
             return;
         };
@@ -509,12 +503,8 @@ impl<'a> Charging<'_, 'a> {
             }
             Opinion::LookedUp { matched, gave_up } => {
                 if gave_up {
-                    let finding = Finding::note(
-                        Rule::of_contents(used.key),
-                        Subject::Partition(used.key),
-                        "whether an exclude hides this path takes too many steps to find out: it is judged",
-                    );
-                    self.tally(used.key).say(place(finding, &used));
+                    let finding = place(undecided(used.key, ""), &used);
+                    self.tally(used.key).say(finding);
                 }
                 matched
             }
@@ -541,6 +531,22 @@ impl<'a> Charging<'_, 'a> {
             self.tally(used.key).say(finding);
         }
     }
+}
+
+/// What to say of an entry without a hash; `label` stands before the text.
+pub(crate) fn without_hash(key: PartitionKey, label: &str) -> Finding {
+    let text = format!("{label}the entry carries no file hash to judge it by");
+    Finding::fail(Rule::of_contents(key), Subject::Partition(key), text)
+}
+
+/// What to say where it was not found out whether an exclude hides a path; `label` stands before the text.
+pub(crate) fn undecided(key: PartitionKey, label: &str) -> Finding {
+    let text = "whether an exclude hides this path takes too many steps to find out: it is judged";
+    Finding::note(
+        Rule::of_contents(key),
+        Subject::Partition(key),
+        format!("{label}{text}"),
+    )
 }
 
 /// What to say of a content, by what the policy says of it; `label` stands before the text. `elsewhere` are
@@ -668,10 +674,8 @@ impl Usage {
 }
 
 fn place(finding: Finding, used: &Use<'_>) -> Finding {
-    let mut finding = finding.at_path(used.name.bytes()).resting_on(used.provenance);
-    finding.index = used.index.map(|i| i as u64);
-    finding.seq = used.seq;
-    finding
+    let finding = finding.at_path(used.name.bytes()).at(used.index, used.seq);
+    finding.resting_on(used.provenance)
 }
 
 /// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).

@@ -62,10 +62,7 @@ impl Programs {
                 .push(expected.iter().fold(finding, Finding::expected));
         }
         // Programs of both run: what has no place stays that of the load.
-        for object in [Some(checkpoint.bpf_object), checkpoint.bpf_placed]
-            .into_iter()
-            .flatten()
-        {
+        for object in [checkpoint.bpf_object, checkpoint.bpf_running()] {
             if let Some(accepted) = &accept.bpf_objects
                 && !accepted.iter().any(|d| d.bytes() == object)
                 && !self.objects.contains(&object)

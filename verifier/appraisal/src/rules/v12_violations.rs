@@ -145,17 +145,16 @@ impl Tally {
         if violation.by == key {
             return;
         }
-        let mut finding = Finding::fail(
+        let finding = Finding::fail(
             Rule::Violations,
             Subject::Partition(key),
             "violation: a file that was executed or mapped here was changed while it was measured, by what \
              another partition did",
         )
         .at_path(&violation.path)
-        .at_seq(violation.seq)
+        .at(violation.index, Some(violation.seq))
         .found(format!("recorded in {}", violation.by))
         .resting_on(Provenance::Observed);
-        finding.index = violation.index.map(|index| index as u64);
         self.say_changed(finding);
     }
 }

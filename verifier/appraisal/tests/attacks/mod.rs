@@ -17,11 +17,11 @@ mod peers;
 mod shared;
 mod writable;
 
+use crate::tenant::policy as tenant_policy;
 use crate::ways::{self, Appraised, Ways};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::{Context, State};
 use cgpath_evidence::{Checkpoint, PodUid};
-use cgpath_policy::Policy;
 use cgpath_testkit::{KeyKind, NOW, Node, pod};
 use std::collections::BTreeSet;
 
@@ -164,21 +164,6 @@ impl Life {
             tenants,
         }
     }
-}
-
-fn tenant_policy(node: &Node, uid: PodUid) -> Policy {
-    let yaml = format!(
-        "version: 1\n\
-         pod: {uid}\n\
-         name: shop/web\n\
-         templates: [ima-ng]\n\
-         banks: [sha256]\n\
-         references: [{uid}.json]\n"
-    );
-    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve)
-        .unwrap()
-        .1
 }
 
 impl Round {
