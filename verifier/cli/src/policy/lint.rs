@@ -7,7 +7,7 @@ use cgpath_evidence::Bank;
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workload, Workloads};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
-use cgpath_service::reappraisal;
+use cgpath_service::reappraisal::KeptRounds;
 use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
@@ -259,8 +259,8 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
         past.ok_or_else(|| Failure::new("no-evidence", format!("no evidence of {} is kept", node.name)))?;
     let bytes = store.evidence(&past.evidence)?;
     let (collateral, _) = pinned::collateral(store.dir());
-    let verdict =
-        reappraisal::appraise_kept(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
+    let mut kept = KeptRounds::new(&node, policy, &collateral, &[], input::now()?);
+    let verdict = kept.appraise(&past, &bytes)?;
     let mut found = Vec::new();
     if verdict.node.excluded > 0 {
         let text = format!(
