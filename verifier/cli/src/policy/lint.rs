@@ -1,6 +1,7 @@
 //! `cgpath policy lint`: what weakens a policy, and how much of what was measured its excludes hide.
 
 use super::check::{WITHOUT_BOOT, is_without_boot};
+use super::diff::containers;
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
@@ -111,14 +112,7 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
             .values()
             .map(|p| (format!("pod {} {}", p.pod.shown_uid(), p.pod.name), &p.allowed)),
     );
-    for workload in policy.workloads.iter().flat_map(|part| &part.list) {
-        let name = |container: &str| format!("workload {} container {container}", workload.workload.name);
-        parts.extend(
-            workload
-                .containers()
-                .map(|(container, of)| (name(container), &of.allowed)),
-        );
-    }
+    parts.extend(containers(policy));
     parts
 }
 
