@@ -16,10 +16,7 @@ pub struct Actor {
 impl Actor {
     /// A process of a pod, below a shim, in a cgroup of the cgroupfs driver.
     pub fn pod(uid: PodUid, exe: &str) -> Actor {
-        Actor {
-            cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
-            exes: [exe, SHIM, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
-        }
+        Actor::container(uid, &"c".repeat(64), "", exe)
     }
 
     /// A process of a container of a pod, in the group `below` of it, or in the container's own where that is
@@ -28,7 +25,7 @@ impl Actor {
         let cgroup = format!("/kubepods/burstable/pod{uid}/{id}{below}");
         Actor {
             cgroup: Some(cgroup.into_bytes()),
-            ..Actor::pod(uid, exe)
+            exes: [exe, SHIM, "/sbin/init"].map(|e| e.as_bytes().to_vec()).into(),
         }
     }
 

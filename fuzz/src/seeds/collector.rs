@@ -30,7 +30,7 @@ pub fn collector_spool() -> Seeds {
         Note::Loaded { list_len: 5 },
         Note::GaveUp { through: 9 },
     ];
-    let names = super::records::names().map(|named| {
+    let names = super::records::names().map(|(_, named)| {
         let stated = Stated {
             uid: PodUid([0x11; 16]),
             boot_ns: 9_000_000,

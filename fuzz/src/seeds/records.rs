@@ -87,7 +87,7 @@ fn identity(kind: EventKind) -> Option<Box<Identity>> {
 }
 
 /// Names of a pod, of one without its labels, of a sandbox and of a container.
-pub(super) fn names() -> [Named; 4] {
+pub(super) fn names() -> [(&'static str, Named); 4] {
     let container = |id: &str, name: &str, image: &str| ContainerName {
         id: id.repeat(32),
         name: name.into(),
@@ -110,10 +110,13 @@ pub(super) fn names() -> [Named; 4] {
         ..pod.clone()
     };
     [
-        Named::Pod(pod),
-        Named::Pod(left_out),
-        Named::Container(container("ab", "", "")),
-        Named::Container(container("01", "web", "registry.example/shop/web:7")),
+        ("name-pod", Named::Pod(pod)),
+        ("name-pod-without-labels", Named::Pod(left_out)),
+        ("name-sandbox", Named::Container(container("ab", "", ""))),
+        (
+            "name-container",
+            Named::Container(container("01", "web", "registry.example/shop/web:7")),
+        ),
     ]
 }
 
@@ -149,13 +152,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
-    let kinds = [
-        "name-pod",
-        "name-pod-without-labels",
-        "name-sandbox",
-        "name-container",
-    ];
-    let names = kinds.into_iter().zip(names().map(name_record));
+    let names = names().map(|(name, named)| (name, name_record(named)));
     seeds(
         records()
             .into_iter()

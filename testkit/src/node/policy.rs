@@ -31,20 +31,16 @@ impl Node {
 
     /// The policy's YAML.
     pub fn policy_yaml(&self) -> String {
-        let mut pods = String::from("pods:\n");
-        for uid in self.pod_files.keys() {
-            pods += &format!(
-                "  - {{uid: {uid}, name: pod-{}, references: [{uid}.json]}}\n",
-                uid.0[0]
-            );
-        }
-        let version = match self.workloads {
-            Some(_) => 2,
-            None => 1,
+        let (version, pods) = match self.workloads {
+            Some(_) => (2, "workloads: workloads.yaml\n".to_owned()),
+            None => {
+                let pods = self.pod_files.keys().map(|uid| {
+                    let n = uid.0[0];
+                    format!("  - {{uid: {uid}, name: pod-{n}, references: [{uid}.json]}}\n")
+                });
+                (1, format!("pods:\n{}", pods.collect::<String>()))
+            }
         };
-        if version == 2 {
-            pods = "workloads: workloads.yaml\n".into();
-        }
         let (anchors, tdx) = self.anchors_yaml();
         format!(
             "version: {version}\n\

@@ -79,4 +79,5 @@ pub use results::verdict::{
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;
 pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
+pub use rules::v09_contents::part_of_content;
 pub use rules::waits::MAX_WAITING;

@@ -9,7 +9,6 @@ use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::accept;
 use cgpath_appraisal::explain::{Step, explain};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, Severity, Verdict};
-use cgpath_evidence::Evidence;
 use cgpath_service::pinned::{self, PinError};
 use cgpath_service::policy_files;
 use cgpath_service::store::Store;
@@ -51,12 +50,11 @@ impl Explain {
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let store = Store::open(&self.store.dir)?;
         let node = store.node(&self.node)?;
-        let past = store.past(&self.node)?.pop();
-        let past = past.ok_or_else(|| kept::silent(&self.node))?;
-        let verdict: Verdict = serde_json::from_str(&past.verdict)
-            .map_err(|e| Failure::new("store", format!("verdict {}: {e}", past.id)))?;
         let last = store.last_verdict(&self.node)?;
-        let standing = Standing::of(&store, &node, last.as_ref())?;
+        let last = last.ok_or_else(|| kept::silent(&self.node))?;
+        let verdict: Verdict = serde_json::from_str(last.verdict.get())
+            .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
+        let standing = Standing::of(&store, &node, Some(&last))?;
         let status = Status::clean_if(standing.standing.is_good());
         let Some(digits) = &self.finding else {
             if !out.json() {
@@ -66,12 +64,7 @@ impl Explain {
             return Ok(status);
         };
         let finding = back::find(&verdict, digits)?;
-        if !past.evidence_kept {
-            return Err(kept::no_evidence(past.id));
-        }
-        let bytes = store.evidence(&past.evidence)?;
-        let evidence = Evidence::from_cbor(&bytes)
-            .map_err(|e| Failure::decode(&store.evidence_path(&past.evidence).display().to_string(), &e))?;
+        let evidence = kept::evidence(&store, &last)?;
         let policy = policy_files::load(&node.policy)?;
         let bad = |e: PinError| Failure::new("key", e.to_string());
         let (collateral, _) = pinned::collateral(store.dir());
@@ -79,7 +72,7 @@ impl Explain {
             node: node.name.clone(),
             key: pinned::key(&node).map_err(bad)?,
             td: pinned::td(&node, &collateral).map_err(bad)?,
-            nonce: ExpectedNonce::Value(past.nonce.clone()),
+            nonce: ExpectedNonce::Value(last.nonce),
             now: input::now()?,
             previous: None,
         };

@@ -58,22 +58,24 @@ pub fn of(store: &Store, node: &str, number: Option<i64>) -> Result<Kept, Failur
                     .hint("`cgpath node show` names its last, `/v1/nodes/NODE/history` all that are kept")
             })?,
     };
-    if !verdict.evidence_kept {
-        return Err(no_evidence(verdict.id));
-    }
-    let bytes = store.evidence(&verdict.evidence)?;
-    let evidence = Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&verdict.evidence, &e))?;
     Ok(Kept {
-        evidence,
+        evidence: evidence(store, &verdict)?,
         node,
         verdict,
     })
 }
 
-/// Evidence that was deleted since.
-pub fn no_evidence(verdict: i64) -> Failure {
-    let text = format!("the evidence of verdict {verdict} is not kept any more");
-    Failure::new("no-evidence", text)
+/// The evidence of a verdict.
+///
+/// # Errors
+/// Evidence that is not kept any more, or that cannot be read.
+pub fn evidence(store: &Store, verdict: &StoredVerdict) -> Result<Evidence, Failure> {
+    if !verdict.evidence_kept {
+        let text = format!("the evidence of verdict {} is not kept any more", verdict.id);
+        return Err(Failure::new("no-evidence", text));
+    }
+    let bytes = store.evidence(&verdict.evidence)?;
+    Evidence::from_cbor(&bytes).map_err(|e| Failure::decode(&verdict.evidence, &e))
 }
 
 /// A node of which nothing came yet.

@@ -314,14 +314,10 @@ impl Add {
 
 /// Other nodes whose evidence this node's key signs, too.
 fn same_key(store: &Store, node: &Node) -> Result<Vec<String>, Failure> {
-    let keys = |node: &Node| [Some(node.ak_name.clone()), node.node_key.clone()];
-    let own = keys(node);
-    let is_same = |other: &Node| {
-        keys(other)
-            .iter()
-            .flatten()
-            .any(|key| own.contains(&Some(key.clone())))
-    };
+    fn keys(node: &Node) -> impl Iterator<Item = &String> {
+        core::iter::once(&node.ak_name).chain(&node.node_key)
+    }
+    let is_same = |other: &Node| keys(other).any(|key| keys(node).any(|own| own == key));
     let others = store.nodes()?.into_iter().filter(|other| other.name != node.name);
     Ok(others.filter(is_same).map(|other| other.name).collect())
 }

@@ -301,15 +301,14 @@ impl Report {
             return Err(Failure::new(
                 "usage",
                 format!(
-                    "{} round(s) of evidence and {} \
-                verdict(s)",
+                    "{} round(s) of evidence and {} verdict(s)",
                     files.len(),
                     verdicts.len()
                 ),
             )
             .hint(
-                "one verdict for each round in the same order, or the service's history, which names \
-                    its evidence",
+                "one verdict for each round in the same order, or the service's history, which names its \
+                 evidence",
             ));
         }
         Ok(rounds)

@@ -1,5 +1,15 @@
 //! `cgpath policy diff` names each key in which two policies differ; `check` and `lint` say what is missing.
 
+/// What a command exits with, and says.
+fn cgpath(args: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+        .args(args)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
 /// `policy diff` of the example that has every key and of the same with one thing changed.
 fn diff_of(from: &str, to: &str) -> (Option<i32>, String) {
     let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
@@ -15,13 +25,8 @@ fn diff_of(from: &str, to: &str) -> (Option<i32>, String) {
     .unwrap();
     let new = dir.path().join("new.yaml");
     std::fs::write(&new, text.replacen(from, to, 1)).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
-        .args(["policy", "diff"])
-        .args([&old, &new])
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+    let [old, new] = [&old, &new].map(|path| path.to_str().unwrap());
+    cgpath(&["policy", "diff", old, new])
 }
 
 #[test]
@@ -247,15 +252,6 @@ fn one_is_not_counted_as_several() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("sandbox: 1 path\n"), "{said}");
     assert!(said.lines().any(|line| line.ends_with(" paths")), "{said}");
-}
-
-fn cgpath(args: &[&str]) -> (Option<i32>, String) {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
-        .args(args)
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 #[test]

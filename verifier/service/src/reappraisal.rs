@@ -56,71 +56,90 @@ pub enum Unappraisable {
     Verdict(serde_json::Error),
 }
 
-/// Judges the evidence of one kept verdict by `policy`, with collateral of the evidence's time. What
-/// `accepted` says is looked at as of `now`.
-///
-/// # Errors
-/// [`ReappraisalError`].
-pub fn appraise_kept(
-    node: &Node,
-    past: &Past,
-    bytes: &[u8],
-    policy: &Policy,
-    (collateral, accepted): (&[Collateral], &[Accepted]),
+/// Re-appraises kept rounds of one node, the oldest first, by another policy or with findings that somebody
+/// accepted. What waits for a name goes from each round to the next.
+pub struct KeptRounds<'a> {
+    node: &'a Node,
+    policy: &'a Policy,
+    collateral: &'a [Collateral],
+    accepted: &'a [Accepted],
     now: u64,
-) -> Result<Verdict, ReappraisalError> {
-    let before = state_before(past)?;
-    appraise_from(node, past, bytes, policy, (collateral, accepted), before, now)
+    /// What waits since the round before by this policy, and in which boot; the kept states have it by the
+    /// policies of their time.
+    waiting: Option<([u8; 16], Vec<Waiting>)>,
 }
 
-/// What was known of the node before a kept verdict.
-fn state_before(past: &Past) -> Result<Option<NodeState>, ReappraisalError> {
-    let state = past.state_before.as_deref().map(serde_json::from_slice);
-    state.transpose().map_err(|e| ReappraisalError::Evidence {
-        id: past.id,
-        why: format!("what was known before it cannot be read: {e}"),
-    })
-}
-
-/// [`appraise_kept`] from another state before.
-fn appraise_from(
-    node: &Node,
-    past: &Past,
-    bytes: &[u8],
-    policy: &Policy,
-    (collateral, accepted): (&[Collateral], &[Accepted]),
-    previous: Option<NodeState>,
-    now: u64,
-) -> Result<Verdict, ReappraisalError> {
-    let evidence = Evidence::from_cbor(bytes).map_err(|e| ReappraisalError::Evidence {
-        id: past.id,
-        why: e.to_string(),
-    })?;
-    let key = pinned::key(node).map_err(Unappraisable::Key)?;
-    let td = pinned::td(node, collateral).map_err(Unappraisable::Key)?;
-    let context = Context {
-        node: node.name.clone(),
-        key,
-        td,
-        nonce: ExpectedNonce::Value(past.nonce.clone()),
-        now: past.time,
-        previous,
-    };
-    let mut verdict = cgpath_appraisal::appraise_accepting(&evidence, policy, &context, accepted, now)
-        .map_err(Unappraisable::Inputs)?;
-    verdict.rejudged = Some(now);
-    // It held when the evidence was made, which is the time of the verdict.
-    if let Some(td) = &verdict.node.td
-        && td.collateral_until != 0
-        && now > td.collateral_until
-    {
-        let days = (now - td.collateral_until).div_ceil(DAY);
-        verdict.node.notes.push(format!(
-            "the collateral that this rests on ended {days} day(s) before the re-appraisal, on {} UTC",
-            utc(td.collateral_until)
-        ));
+impl<'a> KeptRounds<'a> {
+    /// Before the first round. Of `collateral` that of each evidence's time counts; what `accepted` says is
+    /// looked at as of `now`.
+    pub fn new(
+        node: &'a Node,
+        policy: &'a Policy,
+        collateral: &'a [Collateral],
+        accepted: &'a [Accepted],
+        now: u64,
+    ) -> KeptRounds<'a> {
+        KeptRounds {
+            node,
+            policy,
+            collateral,
+            accepted,
+            now,
+            waiting: None,
+        }
     }
-    Ok(verdict)
+
+    /// Judges `bytes`, the whole evidence of a kept verdict.
+    ///
+    /// # Errors
+    /// [`ReappraisalError`].
+    pub fn appraise(&mut self, past: &Past, bytes: &[u8]) -> Result<Verdict, ReappraisalError> {
+        let id = past.id;
+        let unreadable = |why: String| ReappraisalError::Evidence { id, why };
+        let evidence = Evidence::from_cbor(bytes).map_err(|e| unreadable(e.to_string()))?;
+        let key = pinned::key(self.node).map_err(Unappraisable::Key)?;
+        let td = pinned::td(self.node, self.collateral).map_err(Unappraisable::Key)?;
+        let mut previous: Option<NodeState> = past
+            .state_before
+            .as_deref()
+            .map(serde_json::from_slice)
+            .transpose()
+            .map_err(|e| unreadable(format!("what was known before it cannot be read: {e}")))?;
+        // In another boot all wait anew.
+        if let (Some(before), Some((boot_id, waiting))) = (&mut previous, &self.waiting)
+            && before.boot_id == *boot_id
+        {
+            before.waiting = carried(waiting, &before.waiting);
+        }
+        let context = Context {
+            node: self.node.name.clone(),
+            key,
+            td,
+            nonce: ExpectedNonce::Value(past.nonce.clone()),
+            now: past.time,
+            previous,
+        };
+        let (accepted, now) = (self.accepted, self.now);
+        let mut verdict =
+            cgpath_appraisal::appraise_accepting(&evidence, self.policy, &context, accepted, now)
+                .map_err(Unappraisable::Inputs)?;
+        if let Some(state) = &verdict.state {
+            self.waiting = Some((state.boot_id, state.waiting.clone()));
+        }
+        verdict.rejudged = Some(now);
+        // It held when the evidence was made, which is the time of the verdict.
+        if let Some(td) = &verdict.node.td
+            && td.collateral_until != 0
+            && now > td.collateral_until
+        {
+            let days = (now - td.collateral_until).div_ceil(DAY);
+            verdict.node.notes.push(format!(
+                "the collateral that this rests on ended {days} day(s) before the re-appraisal, on {} UTC",
+                utc(td.collateral_until)
+            ));
+        }
+        Ok(verdict)
+    }
 }
 
 /// Accept statements of a node that hold at `now` and that this service signed; others accept nothing.
@@ -204,9 +223,7 @@ pub fn since_boot(
     };
     let is_per_boot = policy.has_key_per_boot();
     let (collateral, _) = pinned::collateral(store.dir());
-    // What waits since the round before by this policy; the kept states have it by the policies of their
-    // time.
-    let mut waiting: Option<Vec<Waiting>> = None;
+    let mut rounds = KeptRounds::new(node, policy, &collateral, accepted, now);
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.
@@ -218,15 +235,8 @@ pub fn since_boot(
             again.without_evidence += 1;
             continue;
         }
-        let mut before = state_before(past)?;
-        if let (Some(before), Some(waiting)) = (&mut before, &waiting) {
-            before.waiting = carried(waiting, &before.waiting);
-        }
-        let evidence = store.evidence(&past.evidence)?;
-        let usable = (&collateral[..], accepted);
-        let new = appraise_from(node, past, &evidence, policy, usable, before, now)?;
+        let new = rounds.appraise(past, &store.evidence(&past.evidence)?)?;
         if let Some(state) = &new.state {
-            waiting = Some(state.waiting.clone());
             again.state = Some((
                 serde_json::to_vec(state).map_err(Unappraisable::Verdict)?,
                 past.evidence.clone(),
@@ -285,7 +295,8 @@ mod tests {
             state_before: None,
         };
         let again = |collateral: &[Collateral], now: u64| {
-            appraise_kept(&node, &past, &evidence.to_cbor(), &policy, (collateral, &[]), now).unwrap()
+            let mut rounds = KeptRounds::new(&node, &policy, collateral, &[], now);
+            rounds.appraise(&past, &evidence.to_cbor()).unwrap()
         };
         let said = |verdict: &Verdict| {
             let mut notes = verdict.node.notes.iter();
@@ -357,6 +368,39 @@ mod tests {
         assert_eq!((again.without_evidence, again.changes.len()), (1, 2));
         let (_, last) = again.changes.last().unwrap();
         assert_eq!(last.pod(unnamed).unwrap().state, State::Unknown, "{last}");
+    }
+
+    #[test]
+    fn what_waited_in_an_earlier_boot_waits_anew_in_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let mut machine = cgpath_testkit::Node::boot(KeyKind::EcdsaP256);
+        machine.workloads = Some(workloads(1));
+        let (unnamed, old) = (pod(20), machine.policy());
+        let actor = Actor::container(unnamed, &"c1".repeat(32), "", "/bin/app");
+        let mut previous: Option<NodeState> = None;
+        for n in 1..=3 {
+            if n == 2 {
+                machine.now += 200;
+                machine.reboot();
+            }
+            if n < 3 {
+                machine.execute(&actor, "/bin/app", &sha256(b"app"));
+            }
+            let verdict = round(&store, &mut machine, &old, n, previous);
+            assert_eq!(verdict.pod(unnamed).unwrap().state, State::Pending, "{verdict}");
+            previous = verdict.state;
+            machine.now += 10;
+        }
+        machine.workloads = Some(workloads(2));
+        let (node, policy) = (store.node(NODE).unwrap(), machine.policy());
+        let past = store.past(NODE).unwrap();
+        let mut rounds = KeptRounds::new(&node, &policy, &[], &[], machine.now);
+        for past in [&past[0], &past[2]] {
+            let evidence = store.evidence(&past.evidence).unwrap();
+            let verdict = rounds.appraise(past, &evidence).unwrap();
+            assert_eq!(verdict.pod(unnamed).unwrap().state, State::Pending, "{verdict}");
+        }
     }
 
     /// A policy's workloads, of which none is called as any pod is.

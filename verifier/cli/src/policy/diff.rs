@@ -294,16 +294,14 @@ fn boot(key: &str, policy: &BootPolicy) -> Vec<String> {
 }
 
 /// The containers of all workloads, by what a part is called.
-fn containers(policy: &Policy) -> BTreeMap<String, &Allowed> {
+pub(super) fn containers(policy: &Policy) -> impl Iterator<Item = (String, &Allowed)> {
     let workloads = policy.workloads.iter().flat_map(|part| &part.list);
-    let named = workloads.flat_map(|workload| {
-        let name =
-            move |container: &str| format!("workload {} container {container}", workload.workload.name);
+    workloads.flat_map(|workload| {
+        let name = &workload.workload.name;
         workload
             .containers()
-            .map(move |(container, of)| (name(container), &of.allowed))
-    });
-    named.collect()
+            .map(move |(container, of)| (format!("workload {name} container {container}"), &of.allowed))
+    })
 }
 
 fn policies(old: &Policy, new: &Policy) -> Differences {
@@ -318,27 +316,23 @@ fn policies(old: &Policy, new: &Policy) -> Differences {
         &Side::allowed(&old.sandbox),
         &Side::allowed(&new.sandbox),
     ));
+    let none = Allowed::default();
     let uids: BTreeSet<_> = old.pods.keys().chain(new.pods.keys()).collect();
     for uid in uids {
         let of = |policy: &Policy| policy.pods.get(uid).map(|p| p.pod.name.clone());
         let name = of(new).or_else(|| of(old)).unwrap_or_default();
-        let values = |pod: &cgpath_policy::PodPolicy| pod.allowed.clone();
-        let (before, after) = (
-            old.pods.get(uid).map(values).unwrap_or_default(),
-            new.pods.get(uid).map(values).unwrap_or_default(),
-        );
+        let before = old.pods.get(uid).map_or(&none, |pod| &pod.allowed);
+        let after = new.pods.get(uid).map_or(&none, |pod| &pod.allowed);
         let name = format!("pod {uid} {name}");
-        parts.extend(part(name, &Side::allowed(&before), &Side::allowed(&after)));
+        parts.extend(part(name, &Side::allowed(before), &Side::allowed(after)));
     }
-    let (before, after) = (containers(old), containers(new));
-    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let old_containers: BTreeMap<String, &Allowed> = containers(old).collect();
+    let new_containers: BTreeMap<String, &Allowed> = containers(new).collect();
+    let names: BTreeSet<&String> = old_containers.keys().chain(new_containers.keys()).collect();
     for name in names {
-        let side = |all: &BTreeMap<String, &Allowed>| all.get(name).map(|allowed| (*allowed).clone());
-        let (old, new) = (
-            side(&before).unwrap_or_default(),
-            side(&after).unwrap_or_default(),
-        );
-        parts.extend(part(name.clone(), &Side::allowed(&old), &Side::allowed(&new)));
+        let before = old_containers.get(name).copied().unwrap_or(&none);
+        let after = new_containers.get(name).copied().unwrap_or(&none);
+        parts.extend(part(name.clone(), &Side::allowed(before), &Side::allowed(after)));
     }
     let order = order(old, new);
     let (before, after) = (keys(old), keys(new));

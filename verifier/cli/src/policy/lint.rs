@@ -1,13 +1,14 @@
 //! `cgpath policy lint`: what weakens a policy, and how much of what was measured its excludes hide.
 
 use super::check::{WITHOUT_BOOT, is_without_boot};
+use super::diff::containers;
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workload, Workloads};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
-use cgpath_service::reappraisal;
+use cgpath_service::reappraisal::KeptRounds;
 use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
@@ -111,14 +112,7 @@ fn parts(policy: &Policy) -> Vec<(String, &Allowed)> {
             .values()
             .map(|p| (format!("pod {} {}", p.pod.shown_uid(), p.pod.name), &p.allowed)),
     );
-    for workload in policy.workloads.iter().flat_map(|part| &part.list) {
-        let name = |container: &str| format!("workload {} container {container}", workload.workload.name);
-        parts.extend(
-            workload
-                .containers()
-                .map(|(container, of)| (name(container), &of.allowed)),
-        );
-    }
+    parts.extend(containers(policy));
     parts
 }
 
@@ -259,8 +253,8 @@ fn of_evidence(policy: &Policy, store: &Store) -> Result<Vec<(String, String)>, 
         past.ok_or_else(|| Failure::new("no-evidence", format!("no evidence of {} is kept", node.name)))?;
     let bytes = store.evidence(&past.evidence)?;
     let (collateral, _) = pinned::collateral(store.dir());
-    let verdict =
-        reappraisal::appraise_kept(&node, &past, &bytes, policy, (&collateral, &[]), input::now()?)?;
+    let mut kept = KeptRounds::new(&node, policy, &collateral, &[], input::now()?);
+    let verdict = kept.appraise(&past, &bytes)?;
     let mut found = Vec::new();
     if verdict.node.excluded > 0 {
         let text = format!(

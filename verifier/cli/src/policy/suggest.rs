@@ -9,7 +9,7 @@
 
 use crate::kept;
 use crate::output::{Failure, Output, Status, count, escape};
-use cgpath_appraisal::{Deviation, Finding, PodVerdict, Severity, Verdict};
+use cgpath_appraisal::{Deviation, PodVerdict, Severity, Verdict, part_of_content};
 use cgpath_policy::{
     Allowed, Policy, Reference, Source, SourceKind, WorkloadPolicy, reference::MAX_REFERENCE_LEN,
 };
@@ -41,11 +41,6 @@ const RUNTIME_FILE: &str = "the policy's runtime-files has this path, so that a 
 const OF_WORKLOAD: &str = "for a policy of version 2 nothing is patched; make the image's values anew \
     (`cgpath policy from-image`) and name the file under `references` of the container, or of `sandbox` \
     where the pod's runtime ran it";
-/// How findings about contents end; in a pod of a workload the part of the pod stands before.
-const OF_CONTENTS: [&str; 2] = [
-    "no reference value has a file at this path",
-    "the file's content is not the one that the policy accepts",
-];
 
 #[derive(Serialize)]
 struct Suggested {
@@ -159,7 +154,7 @@ impl Suggest {
             ));
         }
         for finding in verdict.failures() {
-            if finding.severity == Severity::Fail && part_of(finding).is_none() {
+            if finding.severity == Severity::Fail && part_of_content(finding).is_none() {
                 not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
             }
         }
@@ -233,22 +228,13 @@ fn workload_of<'a>(policy: &'a Policy, pod: &PodVerdict) -> Option<&'a WorkloadP
     all.find(|workload| workload.workload.name == *name)
 }
 
-/// Of a finding about a content: the part of the pod that it is in, empty for the whole of it. `None` for all
-/// other findings.
-fn part_of(finding: &Finding) -> Option<&str> {
-    let part = OF_CONTENTS
-        .iter()
-        .find_map(|text| finding.text.strip_suffix(text))?;
-    Some(part.strip_suffix(": ").unwrap_or(part))
-}
-
 /// The part of the pod in which a content was found, as a finding says; empty where none does.
 fn part_with<'a>(pod: &'a PodVerdict, deviation: &Deviation) -> &'a str {
     let digest = deviation.digest.to_string();
     let found = pod.findings.iter().filter(|finding| {
         finding.path.as_ref() == Some(&deviation.path) && finding.found.as_ref() == Some(&digest)
     });
-    found.filter_map(part_of).next().unwrap_or_default()
+    found.filter_map(part_of_content).next().unwrap_or_default()
 }
 
 /// The reference file to patch, of those that count in this partition alone: the one that has the path, else

@@ -6,7 +6,7 @@ use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{State, Verdict};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
-use cgpath_service::reappraisal;
+use cgpath_service::reappraisal::{self, KeptRounds};
 use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
@@ -64,6 +64,7 @@ impl Test {
         let now = input::now()?;
         let accepted = reappraisal::accepted(&store, &node.name, now)?;
         let (collateral, _) = pinned::collateral(store.dir());
+        let mut kept = KeptRounds::new(&node, &policy, &collateral, &accepted, now);
         let mut without_evidence = 0;
         let mut rounds = Vec::new();
         for past in store.past(&node.name)? {
@@ -73,14 +74,7 @@ impl Test {
             }
             let old: Verdict = serde_json::from_str(&past.verdict)
                 .map_err(|e| Failure::new("store", format!("verdict {}: {e}", past.id)))?;
-            let new = reappraisal::appraise_kept(
-                &node,
-                &past,
-                &store.evidence(&past.evidence)?,
-                &policy,
-                (&collateral, &accepted),
-                now,
-            )?;
+            let new = kept.appraise(&past, &store.evidence(&past.evidence)?)?;
             rounds.push(Round {
                 verdict: past.id,
                 time: past.time,

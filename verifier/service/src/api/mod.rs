@@ -140,15 +140,11 @@ impl ApiError {
         ApiError::new(
             StatusCode::NOT_FOUND,
             "unknown-node",
-            format!(
-                "no node named {} is enrolled \
-            here",
-                quoted(name)
-            ),
+            format!("no node named {} is enrolled here", quoted(name)),
         )
         .hint(
-            "on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key \
-                `node` in cgpathd.toml",
+            "on the verifier: cgpath node add NAME --ak FILE --policy FILE; on the node: the key `node` in \
+             cgpathd.toml",
         )
     }
 
