@@ -232,8 +232,7 @@ fn wait_for<T>(what: &str, mut done: impl FnMut() -> Result<Option<T>>) -> Resul
 /// Ends a process and waits for its end.
 fn end(process: &Process<'_>, signal: i32) -> Result<()> {
     process.signal(signal)?;
-    let ended = process.wait(READY)?;
-    ensure!(ended.is_some(), "process {} does not end", process.pid());
+    process.ended()?;
     Ok(())
 }
 

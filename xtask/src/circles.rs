@@ -7,7 +7,7 @@
 //! module of tests that is built into the crate.
 //! Not here: circles of crates, which cargo refuses; methods, which a text does not show the file of.
 
-use crate::rust::code;
+use crate::rust::{code, is_of_tests};
 use crate::tidy::stands_alone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -136,9 +136,9 @@ fn is_below(path: &[String], module: &str) -> bool {
     path.first().is_some_and(|first| first == module)
 }
 
-/// A file of tests alone; a folder that holds no others is no folder of its own.
-fn is_test(file: &str) -> bool {
-    file.contains("/tests/") || file.ends_with("/tests.rs")
+/// Whether the first module is declared by the second.
+fn is_child(module: &[String], of: &[String]) -> bool {
+    module.len() == of.len() + 1 && module.starts_with(of)
 }
 
 fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Source> {
@@ -146,7 +146,7 @@ fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Sou
     let files = texts
         .keys()
         .filter(|file| file.starts_with(&root) && file.ends_with(".rs"))
-        .filter(|file| !is_test(file));
+        .filter(|file| !is_of_tests(file));
     let mut sources: BTreeMap<Module, Source> = BTreeMap::new();
     for file in files {
         let stem = file[root.len()..].trim_end_matches(".rs");
@@ -156,7 +156,8 @@ fn sources(texts: &BTreeMap<String, String>, name: &str) -> BTreeMap<Module, Sou
         }
         let own = format!("{root}{}/", module.join("/"));
         let mut below = texts.keys().filter(|other| other.starts_with(&own));
-        let has_own = !module.is_empty() && below.any(|other| !is_test(other));
+        // A folder that holds tests alone is no folder of its own.
+        let has_own = !module.is_empty() && below.any(|other| !is_of_tests(other));
         let parent = file.rsplit_once('/').map_or("", |(parent, _)| parent);
         let folder = if has_own {
             own.trim_end_matches('/')
@@ -253,7 +254,7 @@ fn paths(module: &Module, modules: &BTreeSet<Module>, source: &mut Source) {
     // A module names its children without a beginning, and what it imported.
     let children = modules
         .iter()
-        .filter(|other| other.len() == module.len() + 1 && other.starts_with(module))
+        .filter(|other| is_child(other, module))
         .map(|child| format!("{}::", child[module.len()]));
     let imported = source.imports.keys().map(|name| format!("{name}::"));
     let begins = ["crate::", "super::", "self::"].map(str::to_owned);
@@ -312,7 +313,7 @@ fn through_globs(source: &Source, sources: &BTreeMap<Module, Source>) -> BTreeSe
         open.extend(&target.all_of);
         let children = sources
             .keys()
-            .filter(|other| other.len() == of.len() + 1 && other.starts_with(of))
+            .filter(|other| is_child(other, of))
             .map(|child| (&child[of.len()], child));
         for (name, path) in children.chain(&target.imports) {
             if !source.imports.contains_key(name) && uses_name(&source.code, name) {

@@ -4,18 +4,10 @@
 //! and so is the group `use std::{fs, io}`. Not here: what other crates do for a pure one (`IMPURE` in
 //! `purity.rs`), and methods such as `Path::exists`.
 
-use crate::rust::code;
+use crate::purity::PURE;
+use crate::rust::{code, is_of_tests};
 use crate::tidy::stands_alone;
 use std::collections::BTreeMap;
-
-/// The sources of the pure crates.
-const PURE: &[&str] = &[
-    "evidence/src/",
-    "policy/refvals/src/",
-    "policy/src/",
-    "verifier/appraisal/src/",
-    "verifier/report/src/",
-];
 
 /// Modules of `std` that no pure crate names.
 const MODULES: &[&str] = &["fs", "net", "process"];
@@ -41,8 +33,8 @@ const NAMES: &[&str] = &[
 /// A breach for each line of a pure crate that reaches beyond it.
 pub fn check(texts: &BTreeMap<String, String>, breaches: &mut Vec<String>) {
     let is_pure = |file: &str| {
-        let is_of_tests = file.contains("/tests/") || file.ends_with("/tests.rs");
-        file.ends_with(".rs") && !is_of_tests && PURE.iter().any(|folder| file.starts_with(folder))
+        let is_source = file.ends_with(".rs") && !is_of_tests(file);
+        is_source && PURE.iter().any(|(_, folder)| file.starts_with(folder))
     };
     for (file, text) in texts.iter().filter(|(file, _)| is_pure(file)) {
         let code = code(text);

@@ -4,6 +4,13 @@
 //! by hand, since xtask is what every first build begins with, and a parser drops comments. Not here: what
 //! macros make of their tokens.
 
+use std::ops::Range;
+
+/// Whether a file has nothing but tests.
+pub fn is_of_tests(file: &str) -> bool {
+    file.contains("/tests/") || file.ends_with("/tests.rs")
+}
+
 /// What a stretch of a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -134,41 +141,38 @@ fn blank(text: &str) -> String {
     text.chars().map(keep).collect()
 }
 
-/// A source with its comments and texts blanked.
-fn bare(source: &str) -> String {
-    let part = |(kind, text): (Kind, &str)| match kind {
-        Kind::Code => text.to_owned(),
+/// The source of these pieces with its comments and texts blanked.
+fn bare(pieces: &[(Kind, &str)]) -> String {
+    let part = |(kind, text): &(Kind, &str)| match kind {
+        Kind::Code => (*text).to_owned(),
         Kind::Comment | Kind::Text => blank(text),
     };
-    pieces(source).into_iter().map(part).collect()
+    pieces.iter().map(part).collect()
 }
 
 /// A source's code that is no test's: comments, texts and tests are blanked.
 pub fn code(source: &str) -> String {
-    let mut code = bare(source);
-    for (begin, end) in tests_of(&code) {
-        code.replace_range(begin..end, &blank(&code[begin..end]));
+    let mut code = bare(&pieces(source));
+    for test in tests_of(&code) {
+        let blanked = blank(&code[test.clone()]);
+        code.replace_range(test, &blanked);
     }
     code
 }
 
-/// A source without its tests, which are blanked wherever they stand.
-pub fn without_tests(source: &str) -> String {
-    let mut text = source.to_owned();
-    for (begin, end) in tests_of(&bare(source)) {
-        text.replace_range(begin..end, &blank(&text[begin..end]));
-    }
-    text
+/// Where items for tests stand in the source of these pieces, in bytes.
+pub fn places_of_tests(pieces: &[(Kind, &str)]) -> Vec<Range<usize>> {
+    tests_of(&bare(pieces))
 }
 
 /// Lines of a source that are not those of its tests.
 pub fn lines_without_tests(source: &str) -> usize {
-    let tests = tests_of(&bare(source));
+    let tests = places_of_tests(&pieces(source));
     let mut at = 0;
     let is_other = |line: &&str| {
         let begin = at;
         at += line.len();
-        !tests.iter().any(|(first, end)| (*first..*end).contains(&begin))
+        !tests.iter().any(|test| test.contains(&begin))
     };
     source.split_inclusive('\n').filter(is_other).count()
 }
@@ -177,15 +181,16 @@ pub fn lines_without_tests(source: &str) -> usize {
 const FOR_TESTS: [&str; 3] = ["#[cfg(test)]", "#[cfg(all(test,", "#[test]"];
 
 /// Where items for tests begin and end, from the beginning of their line on.
-fn tests_of(bare: &str) -> Vec<(usize, usize)> {
-    let mut found: Vec<(usize, usize)> = Vec::new();
+fn tests_of(bare: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
     let mut at = 0;
     while let Some(begin) = FOR_TESTS.iter().filter_map(|mark| bare[at..].find(mark)).min() {
         let begin = at + begin;
         let line = bare[..begin].rfind('\n').map_or(0, |newline| newline + 1);
         let is_alone = bare[line..begin].trim().is_empty();
         let end = item_end(bare, begin);
-        found.push((if is_alone { line } else { begin }, end));
+        let from = if is_alone { line } else { begin };
+        found.push(from..end);
         at = end.max(begin + 1);
     }
     found
@@ -370,7 +375,7 @@ mod tests {
         let source = "a();\n    #[cfg(test)]\n    mod tests {\n        b();\n    }\nc();\nd();\n";
         assert_eq!(lines_without_tests(source), 3);
         assert_eq!(
-            without_tests(source).split_whitespace().collect::<String>(),
+            code(source).split_whitespace().collect::<String>(),
             "a();c();d();"
         );
     }

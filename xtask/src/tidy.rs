@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use lexopt::prelude::*;
 use serde_json::Value;
 
-use crate::rust::lines_without_tests;
+use crate::rust::{is_of_tests, lines_without_tests};
 use crate::workspace::Workspace;
 use crate::{build, circles, help, links, purity, reach, shell, unsafety, wording};
 
@@ -367,7 +367,7 @@ pub fn stands_alone(line: &str, words: &str) -> bool {
 /// limits.
 fn sizes(texts: &BTreeMap<String, String>, larger: &[(&str, usize)], breaches: &mut Vec<String>) {
     for (file, text) in texts {
-        if !file.ends_with(".rs") || file.ends_with("/tests.rs") || file.contains("/tests/") {
+        if !file.ends_with(".rs") || is_of_tests(file) {
             continue;
         }
         let lines = lines_without_tests(text);

@@ -5,7 +5,7 @@
 //! over the end of a line; what stands in a code fence is as it is. Not here: the helps of `cgpath`, which
 //! `verifier/cli/tests/documents.rs` asks the program itself for, names in code, and the literals of tests.
 
-use crate::rust::{Kind, pieces, without_tests};
+use crate::rust::{Kind, is_of_tests, pieces, places_of_tests};
 use crate::tidy::stands_alone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,15 +66,15 @@ const SCRIPTS: &[&str] = &[".c", ".py", ".sh"];
 pub fn check(file: &str, text: &str, breaches: &mut Vec<String>) {
     if file.ends_with(".rs") {
         wording(file, comments(text), breaches);
-        let trailing = trailing_comments(text);
+        let pieces = pieces(text);
+        let trailing = trailing_comments(text, &pieces);
         wording(
             file,
             trailing.iter().map(|(number, line)| (*number, &**line)),
             breaches,
         );
-        let is_of_tests = file.split('/').any(|part| part == "tests") || file.ends_with("/tests.rs");
-        if !is_of_tests {
-            let literals = literals(text);
+        if !is_of_tests(file) {
+            let literals = literals(&pieces);
             wording(
                 file,
                 literals.iter().map(|(number, line)| (*number, &**line)),
@@ -84,7 +84,7 @@ pub fn check(file: &str, text: &str, breaches: &mut Vec<String>) {
         if !COMMENTS_EXEMPT.contains(&file) {
             long_comments(file, text, breaches);
         }
-        long_code(file, text, breaches);
+        long_code(file, text, &pieces, breaches);
     } else if file.ends_with(".md") && !is_printed(file) {
         wording(file, prose(text), breaches);
         // Its lines are wrapped as the mails of a series are.
@@ -161,10 +161,10 @@ fn comments(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The comments behind code, with their numbers.
-fn trailing_comments(text: &str) -> Vec<(usize, String)> {
+fn trailing_comments(text: &str, pieces: &[(Kind, &str)]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut at = 0;
-    for (kind, piece) in pieces(text) {
+    for &(kind, piece) in pieces {
         let before = &text[..at];
         let line = before.rfind('\n').map_or(0, |newline| newline + 1);
         if kind == Kind::Comment && !text[line..at].trim().is_empty() {
@@ -175,15 +175,16 @@ fn trailing_comments(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The words of string literals, line by line, with their numbers: without escapes, what `{…}` puts in, and
-/// names (a literal that is one word).
-fn literals(text: &str) -> Vec<(usize, String)> {
-    let text = without_tests(text);
+/// The words of string literals outside of tests, line by line, with their numbers: without escapes, what
+/// `{…}` puts in, and names (a literal that is one word).
+fn literals(pieces: &[(Kind, &str)]) -> Vec<(usize, String)> {
+    let tests = places_of_tests(pieces);
     let mut found = Vec::new();
-    let mut line = 1;
-    for (kind, piece) in pieces(&text) {
+    let (mut at, mut line) = (0, 1);
+    for &(kind, piece) in pieces {
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '"' | '_' | '-' | '.' | ':' | '/');
-        if kind == Kind::Text && !piece.chars().all(is_name) {
+        let is_text = kind == Kind::Text && !piece.chars().all(is_name);
+        if is_text && !tests.iter().any(|test| test.contains(&at)) {
             // An empty line: what stands in two literals is not one text.
             found.push((line, String::new()));
             for (index, words) in piece.split('\n').enumerate() {
@@ -191,6 +192,7 @@ fn literals(text: &str) -> Vec<(usize, String)> {
             }
         }
         line += piece.matches('\n').count();
+        at += piece.len();
     }
     found
 }
@@ -275,10 +277,10 @@ fn long_comments(file: &str, text: &str, breaches: &mut Vec<String>) {
 
 /// A line of code is as wide as rustfmt makes it, its literals and macros among it. Not measured are the
 /// lines of a literal that keeps them, and lines with a word that nothing can break.
-fn long_code(file: &str, text: &str, breaches: &mut Vec<String>) {
+fn long_code(file: &str, text: &str, pieces: &[(Kind, &str)], breaches: &mut Vec<String>) {
     let mut exempt = BTreeSet::new();
     let mut line = 1;
-    for (kind, piece) in pieces(text) {
+    for &(kind, piece) in pieces {
         if kind == Kind::Text {
             let is_raw = piece.trim_start_matches(['b', 'c']).starts_with('r');
             // What follows a backslash at a line's end can be broken anywhere.
@@ -402,7 +404,7 @@ mod tests {
 
     #[test]
     fn long_code_is_found_but_what_keeps_its_lines_or_cannot_be_broken() {
-        let found = |text: &str| breaches(|breaches| long_code("a.rs", text, breaches));
+        let found = |text: &str| breaches(|breaches| long_code("a.rs", text, &pieces(text), breaches));
         let (long, words) = ("x".repeat(110), "word ".repeat(22));
         assert_eq!(
             found(&format!("a();\nf(\"{words}\");\n")),

@@ -77,14 +77,23 @@ impl Workspace {
     }
 }
 
+/// No directory: what was in it is gone, too.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn removed(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    Ok(())
+}
+
 /// An empty directory: what was in it is gone.
 ///
 /// # Errors
 /// When it cannot be removed or made.
 pub fn emptied(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
-    }
+    removed(dir)?;
     std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))
 }
 

@@ -7,7 +7,7 @@ use cgpath_appraisal::Rule;
 use cgpath_evidence::{Bank, Checkpoint, Collectors, Digest, EventKind, GuardAction, Record};
 use std::time::Instant;
 use vm_tests::scenario::{self, BPF_OBJECT, COLLECTOR, Node, Plan, Round, WORKLOADS};
-use vm_tests::{PATIENCE, Process, Stock, host};
+use vm_tests::{Process, Stock, host};
 
 const SIGTERM: i32 = 15;
 
@@ -300,7 +300,7 @@ fn replaced(stock: Stock) {
     let burst = burst.end().unwrap();
     assert!(!is_over, "the storm was over before the old collector had ended");
     node.vm.put(ENOUGH, b"", 0o644).unwrap();
-    assert!(tried.wait(PATIENCE).unwrap().is_some());
+    tried.ended().unwrap();
     let said = tried.log().unwrap();
     let count: usize = said
         .trim()

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::workspace::{emptied, removed};
+
 /// Names of failed tests, `program::test`, and all that each said.
 pub type Failures = BTreeMap<String, String>;
 
@@ -24,13 +26,10 @@ const PANICKED: &str = " panicked at ";
 /// # Errors
 /// When the folder cannot be written.
 pub fn keep(failures: &Failures, folder: &Path) -> Result<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
-    }
     if failures.is_empty() {
-        return Ok(());
+        return removed(folder);
     }
-    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    emptied(folder)?;
     for (name, said) in failures {
         let path = file(folder, name);
         std::fs::write(&path, said).with_context(|| format!("writing {}", path.display()))?;
