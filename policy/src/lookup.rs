@@ -401,8 +401,8 @@ impl Policy {
         })
     }
 
-    /// Looks up a content in what every pod may have: in the sandbox's values, then the runtime files by hash.
-    /// Under version 2 this is all that counts in a pod outside of its containers.
+    /// Looks up a content in what every pod may have: in the sandbox's values, then the runtime files by
+    /// hash. Under version 2 this is all that counts in a pod outside of its containers.
     pub fn look_up_pod_runtime(&self, name: Name<'_>, digest: &Digest) -> ContentMatch {
         match self.sandbox.look_up(name, digest) {
             ContentMatch::Accepted { learned, .. } => ContentMatch::Accepted {
