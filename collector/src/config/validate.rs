@@ -12,6 +12,12 @@ const MAX_SINKS: usize = 8;
 /// Both values of `[budget]`.
 const BUDGET: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
+/// Seconds that an interval or a timeout may have, a week at most: the clock must be able to hold the sum.
+const SECONDS: std::ops::RangeInclusive<u64> = 1..=604_800;
+
+/// Seconds that a seal waits for records of which none comes.
+const DRAIN: std::ops::RangeInclusive<u64> = 1..=600;
+
 /// Seconds that a lapse may have: long enough to be restarted in, and never for ever.
 const LAPSE: std::ops::RangeInclusive<u64> = 10..=86_400;
 
@@ -64,12 +70,6 @@ impl Config {
         if !url.is_empty() && !url.starts_with("https://") {
             return bad("verifier.url", format!("{url:?} does not begin with https://"));
         }
-        if self.verifier.interval == 0 || self.verifier.timeout == 0 || self.verifier.max_backoff == 0 {
-            return bad(
-                "verifier.interval",
-                "interval, timeout and max_backoff must be at least 1 second".into(),
-            );
-        }
         let socket = self.runtimes.cri_socket();
         if socket.is_some_and(|path| !path.is_absolute()) {
             let why = format!("{:?} is not unix:///PATH", self.runtimes.cri);
@@ -106,15 +106,17 @@ impl Config {
                 "must be at least 2: the last one and the one being made".into(),
             );
         }
-        for (key, lapse) in [
-            ("enforce.lapse", self.enforce.lapse),
-            ("fail_closed.lapse", self.fail_closed.lapse),
+        for (key, seconds, range) in [
+            ("verifier.interval", self.verifier.interval, SECONDS),
+            ("verifier.timeout", self.verifier.timeout, SECONDS),
+            ("verifier.max_backoff", self.verifier.max_backoff, SECONDS),
+            ("seal.drain_timeout", self.seal.drain_timeout, DRAIN),
+            ("enforce.lapse", self.enforce.lapse, LAPSE),
+            ("fail_closed.lapse", self.fail_closed.lapse, LAPSE),
         ] {
-            if !LAPSE.contains(&lapse) {
-                return bad(
-                    key,
-                    format!("{lapse} is not from {} to {}", LAPSE.start(), LAPSE.end()),
-                );
+            if !range.contains(&seconds) {
+                let why = format!("{seconds} seconds: not from {} to {}", range.start(), range.end());
+                return bad(key, why);
             }
         }
         for (key, value) in [
@@ -281,16 +283,14 @@ impl Sink {
             _ if self.is_of_pods() && self.format != SinkFormat::Evidence => {
                 "pods are sent as bundles: leave `format` out"
             }
-            _ if [
-                self.interval,
-                self.timeout,
-                self.spool,
-                self.keep,
-                self.whole_every,
-            ]
-            .contains(&0) =>
+            _ if [self.spool, self.keep, self.whole_every].contains(&0) => {
+                "spool, keep and whole_every must be at least 1"
+            }
+            _ if [self.interval, self.timeout]
+                .iter()
+                .any(|seconds| !SECONDS.contains(seconds)) =>
             {
-                "interval, timeout, spool, keep and whole_every must be at least 1"
+                "interval and timeout are 1 to 604800 seconds"
             }
             _ if [self.spool, self.keep].iter().any(|mib| *mib > 1 << 24) => {
                 "spool and keep: at most 16777216 MiB"

@@ -28,7 +28,7 @@ use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
 use cgpath_evidence::td::{self, ListChain};
 use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, PartitionKey, Record};
-use phase::{Phase, Then};
+use phase::{Phase, Then, Wait};
 use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -255,7 +255,7 @@ impl Pipeline {
                         id,
                         marks: Vec::new(),
                         target: None,
-                        deadline: now + self.setup.drain_timeout,
+                        wait: Wait::new(self.setup.drain_timeout, now),
                     };
                     out.extend([Action::PollList, Action::ReadMarks, Action::ReadCounters]);
                 }
@@ -522,7 +522,7 @@ impl Pipeline {
                 self.phase = Phase::Draining {
                     purpose,
                     target: None,
-                    deadline: now + self.setup.drain_timeout,
+                    wait: Wait::new(self.setup.drain_timeout, now),
                 };
                 out.push(Action::ReadCounters);
             }
@@ -605,10 +605,9 @@ impl Pipeline {
         }
     }
 
-    /// Whether the kernel side says that it made the holes up to `target`: they are not worth waiting for.
-    fn is_explained(&self, target: u64) -> bool {
-        let explained = self.counters.reserve.saturating_sub(self.order.lost());
-        self.order.missing(target) <= explained
+    /// Whether the kernel side says that it lost the `missing` ones: they are not worth waiting for.
+    fn is_explained(&self, missing: u64) -> bool {
+        missing <= self.counters.reserve.saturating_sub(self.order.lost())
     }
 
     /// Shows what stands behind the seal once all records have come that there were when the marks were read.
@@ -616,19 +615,25 @@ impl Pipeline {
         let Phase::Looking {
             id,
             target: Some(target),
-            deadline,
+            wait,
             ..
-        } = self.phase
+        } = &mut self.phase
         else {
             return;
         };
+        let (id, target) = (*id, *target);
         if self.order.through() < target {
-            if count_missing && self.is_explained(target) {
+            if !count_missing {
+                return;
+            }
+            let missing = self.order.missing(target);
+            let is_over = wait.is_over(missing, now);
+            if self.is_explained(missing) {
                 out.push(Action::GiveUp { through: target });
                 return;
             }
             // Late for another reason: it is not lost yet, and the next seal waits for it, too.
-            if now < deadline {
+            if !is_over {
                 return;
             }
         }
@@ -676,11 +681,11 @@ impl Pipeline {
         }
         if let Phase::Draining {
             target: Some(target),
-            deadline,
+            wait,
             ..
-        } = &self.phase
+        } = &mut self.phase
         {
-            let (target, deadline) = (*target, *deadline);
+            let target = *target;
             if self.order.through() >= target {
                 if self.naming == 0
                     && let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
@@ -693,8 +698,12 @@ impl Pipeline {
                         self.seal(purpose, now, out);
                     }
                 }
-            } else if count_missing && (self.is_explained(target) || now >= deadline) {
-                out.push(Action::GiveUp { through: target });
+            } else if count_missing {
+                let missing = self.order.missing(target);
+                let is_over = wait.is_over(missing, now);
+                if is_over || self.is_explained(missing) {
+                    out.push(Action::GiveUp { through: target });
+                }
             }
         }
     }

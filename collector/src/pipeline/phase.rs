@@ -18,7 +18,7 @@ pub(super) enum Phase {
     Draining {
         purpose: Purpose,
         target: Option<u64>,
-        deadline: Duration,
+        wait: Wait,
     },
     /// The list is being read to its end again: every entry that a drained record names is in it by then, and
     /// the running value is to cover it.
@@ -43,7 +43,7 @@ pub(super) enum Phase {
         id: u64,
         marks: Vec<OpenMark>,
         target: Option<u64>,
-        deadline: Duration,
+        wait: Wait,
     },
 }
 
@@ -56,4 +56,40 @@ pub(super) enum Then {
     Start(Purpose),
     /// It was left over by a crash.
     Nothing,
+}
+
+/// No wait lasts longer than so many times [`Setup::drain_timeout`](super::Setup::drain_timeout): who holds
+/// numbers back one by one does not keep a checkpoint from being sealed.
+pub(super) const LONGEST_WAIT: u32 = 30;
+
+/// A wait for records that are on their way: it is over when none of them has come for a while.
+///
+/// Time alone says nothing: on a busy node the ring is read late, and what stands in it is not lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wait {
+    timeout: Duration,
+    ends: Duration,
+    /// How many were missing when one came last.
+    missing: u64,
+    gives_up: Duration,
+}
+
+impl Wait {
+    pub(super) fn new(timeout: Duration, now: Duration) -> Wait {
+        Wait {
+            timeout,
+            ends: now + timeout * LONGEST_WAIT,
+            missing: u64::MAX,
+            gives_up: now + timeout,
+        }
+    }
+
+    /// Whether it is over at `now`, with so many still missing.
+    pub(super) fn is_over(&mut self, missing: u64, now: Duration) -> bool {
+        if missing < self.missing {
+            self.missing = missing;
+            self.gives_up = (now + self.timeout).min(self.ends);
+        }
+        now >= self.gives_up
+    }
 }

@@ -25,7 +25,8 @@ pub struct Setup {
     pub node_key: Option<[u8; NODE_KEY_LEN]>,
     /// Whether somebody else may extend that register, too, and has a log of it.
     pub other_writer: bool,
-    /// How long records that are on their way are waited for when a checkpoint is sealed.
+    /// How long records that are on their way are waited for when a checkpoint is sealed and none of them
+    /// comes.
     pub drain_timeout: Duration,
     /// Records that wait until a checkpoint is sealed unasked; 0: never.
     pub seal_records: u64,

@@ -68,3 +68,49 @@ fn a_pods_loss_is_sealed_in_its_partition_even_behind_its_end_and_is_no_loss_of_
     assert_eq!(run.pipeline.losses().total(), 0);
     assert_eq!(run.pipeline.executions, 4, "three canaries' and one of the pod");
 }
+
+/// A node with a pod, a request that waits for `records` records, and how long it waited until it was
+/// answered, where one is read every four seconds.
+fn read_slowly(records: u64) -> (World, Run, Duration) {
+    let mut fuel = u64::MAX;
+    let mut w = World::new();
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    script(&mut w, 0);
+    for n in 0..records {
+        w.happen(|s| raw_exec(s, 11, 60, &format!("/bin/{n}")));
+    }
+    let (id, nonce) = (1, vec![1; 16]);
+    run.tell(&mut w, Signal::Request { id, nonce }, &mut fuel)
+        .unwrap();
+    let before = run.now;
+    while matches!(run.pipeline.phase, Phase::Draining { .. }) {
+        run.now += Duration::from_secs(4);
+        run.tell(&mut w, Signal::Tick, &mut fuel).unwrap();
+        run.consume(&mut w, &mut fuel).unwrap();
+    }
+    let waited = run.now - before;
+    run.settle(&mut w, &mut fuel).unwrap();
+    assert_eq!(run.answers, [1]);
+    (w, run, waited)
+}
+
+#[test]
+fn records_that_are_read_slowly_are_not_given_up() {
+    let (w, run, waited) = read_slowly(20);
+    assert!(waited > run.pipeline.setup.drain_timeout * 10, "{waited:?}");
+    assert_eq!(run.pipeline.losses().total(), 0);
+    check_chain(&w);
+}
+
+#[test]
+fn a_wait_for_records_ends_however_slowly_they_are_read() {
+    let (w, run, waited) = read_slowly(200);
+    let longest = run.pipeline.setup.drain_timeout * phase::LONGEST_WAIT;
+    assert!(
+        waited >= longest && waited < longest + Duration::from_secs(8),
+        "{waited:?}"
+    );
+    let stated = w.files.last().unwrap().checkpoint.losses.spool;
+    assert!(stated > 100, "{stated}");
+}
