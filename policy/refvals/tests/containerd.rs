@@ -3,8 +3,8 @@
 //! Promise: its files are on a file system in memory and its socket in the test's directory, so that it meets
 //! no other containerd and leaves nothing; it ends with the test. Not here: what is compared (see `layers`).
 
-use super::layers::{Files, Layout, collect};
-use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
+use super::layers::{Files, Layout, collect, detach};
+use nix::mount::{MsFlags, mount};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,7 +127,7 @@ address = "{at}/containerd.sock"
         }
         let mut files = Files::new();
         let collected = collect(&target, b"", &mut files);
-        umount(&target).unwrap();
+        detach(&target).unwrap();
         collected.unwrap();
         Ok(files)
     }
@@ -139,6 +139,6 @@ impl Drop for Containerd {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
         // Else the folder could not be removed.
-        let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
+        let _ = detach(&self.folder);
     }
 }

@@ -9,7 +9,7 @@ use super::stacks::{self, Form, Item, Kind};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_refvals::image::{Choice, Store, from_image};
 use cgpath_refvals::{Error, HashOptions, Result};
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::XattrFlags;
@@ -364,6 +364,12 @@ fn overlay(lower: &[PathBuf], merged: &Path) -> io::Result<()> {
     Ok(mount(kind, merged, kind, flags, Some(&options[..]))?)
 }
 
+/// Unmounts at once, also where a file there is open: a program that another thread starts at this moment has
+/// every file of this process until it executes.
+pub fn detach(mounted: &Path) -> io::Result<()> {
+    Ok(umount2(mounted, MntFlags::MNT_DETACH)?)
+}
+
 /// Leaves the machine's mounts, and tries what every stack needs: a container's root may be let do none of
 /// it.
 fn prepare(folder: &Path) -> io::Result<()> {
@@ -376,7 +382,7 @@ fn prepare(folder: &Path) -> io::Result<()> {
     }
     mknod(&upper.join("gone"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
     overlay(&[upper, lower], &merged)?;
-    Ok(umount(&merged)?)
+    detach(&merged)
 }
 
 /// Unpacks a stack, each layer into a folder of its own; gives the folders, the upmost first, and whether
@@ -404,7 +410,7 @@ fn seen(folder: &Path, stack: &[Vec<Item>]) -> io::Result<Files> {
     overlay(&lower, &merged)?;
     let mut files = Files::new();
     let result = collect(&merged, b"", &mut files);
-    umount(&merged)?;
+    detach(&merged)?;
     result.map(|()| files)
 }
 
