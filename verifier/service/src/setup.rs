@@ -9,7 +9,7 @@
 //! ```
 //! Directories are 0700 and files 0600. Nothing is overwritten. Not here: TLS itself (see `listener`).
 
-use crate::store::{Store, StoreError, lock_file, private_file, sync_dir};
+use crate::store::{Store, StoreError, lock_file, private_file, private_folder, sync_dir};
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::DecodePrivateKey;
 use rcgen::{
@@ -19,7 +19,6 @@ use rcgen::{
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -182,7 +181,7 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     for name in names {
         san(name)?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
+    match private_folder(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut entries = fs::read_dir(dir).map_err(SetupError::io(dir))?;
             if let Some(entry) = entries.next() {

@@ -5,7 +5,7 @@ use super::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
 /// The folder of evidence files in the store's directory.
@@ -82,12 +82,40 @@ pub fn lock_file(path: &Path) -> io::Result<fs::File> {
 }
 
 /// A new file of mode 0600; an error where there is one.
+///
+/// What root makes belongs to the owner of the folder: the service, whose user is another, must read it.
+///
+/// # Errors
+/// Those of the file system.
 pub fn private_file(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
+        .open(path)?;
+    if let Some((uid, gid)) = other_owner(path, &file.metadata()?)? {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(file)
+}
+
+/// A new folder of mode 0700; an error where there is one. Its owner is that of [`private_file`].
+///
+/// # Errors
+/// Those of the file system.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    if let Some((uid, gid)) = other_owner(path, &fs::symlink_metadata(path)?)? {
+        lchown(path, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
+/// User and group of the folder that `path` is in, where root has just made it and they are another's.
+fn other_owner(path: &Path, made: &fs::Metadata) -> io::Result<Option<(u32, u32)>> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = fs::metadata(parent.unwrap_or(Path::new(".")))?;
+    Ok((made.uid() == 0 && folder.uid() != 0).then(|| (folder.uid(), folder.gid())))
 }
 
 /// Makes new names in `dir` survive a power cut.

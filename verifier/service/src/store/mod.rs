@@ -24,7 +24,7 @@ mod waivers;
 
 pub use changes::KEEP_CHANGES;
 pub use deltas::parts_of;
-pub use files::{KeptEvidence, lock_file, private_file, sync_dir};
+pub use files::{KeptEvidence, lock_file, private_file, private_folder, sync_dir};
 pub use nodes::{Node, Round, valid_name};
 pub use policies::kept_references;
 pub use refusals::Refusal;
@@ -36,7 +36,6 @@ use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -131,10 +130,7 @@ impl Store {
             },
         })?;
         let folder = dir.join(EVIDENCE);
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| StoreError::Io { path: folder, error })?;
+        private_folder(&folder).map_err(|error| StoreError::Io { path: folder, error })?;
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         schema::create(&connection)?;
@@ -362,6 +358,35 @@ mod tests {
             Store::open(&dir.path().join("nowhere")),
             Err(StoreError::NoStore(_))
         ));
+    }
+
+    #[test]
+    fn what_root_makes_in_a_store_of_another_user_is_that_users() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let dir = tempfile::tempdir().unwrap();
+        if fs::metadata(dir.path()).unwrap().uid() != 0 {
+            eprintln!("SKIPPED: not root, who alone can give files away");
+            return;
+        }
+        chown(dir.path(), Some(4711), Some(4712)).unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let references = std::collections::BTreeMap::from([("app.json".to_owned(), b"{}".to_vec())]);
+        let digest = cgpath_evidence::Bank::Sha256.hash(&[b"policy"]);
+        store.keep_policy(&digest, b"policy", &references).unwrap();
+        store.keep_evidence(b"evidence").unwrap();
+        drop(store);
+        let mut seen = 0;
+        let mut folders = vec![dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let made = fs::metadata(&path).unwrap();
+                assert_eq!((made.uid(), made.gid()), (4711, 4712), "{}", path.display());
+                seen += 1;
+                folders.extend(made.is_dir().then_some(path));
+            }
+        }
+        assert!(seen >= 8, "{seen}");
     }
 
     #[test]

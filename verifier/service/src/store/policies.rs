@@ -9,13 +9,12 @@
 //! Promises: a file is complete and synced before the policy's own is there; a policy is never changed in its
 //! place; files that many policies name are kept once. Not here: what a policy means.
 
-use super::files::{put, sync_dir};
+use super::files::{private_folder, put, sync_dir};
 use super::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -35,7 +34,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 
 /// Makes a folder that only its owner reads; one that is there is good.
 fn folder(path: &Path) -> Result<(), StoreError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+    match private_folder(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(path)(error)),
         _ => Ok(()),
     }
