@@ -27,6 +27,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod anchor;
 mod boot_policy;
 pub mod corim;
 mod error;
@@ -44,6 +45,7 @@ mod tdx;
 mod workloads;
 mod yaml;
 
+pub use anchor::Anchor;
 pub use boot_policy::{BootEvent, BootPolicy, FirmwareDeviation, MAX_COMMAND_LINE, MAX_NAME};
 pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
@@ -58,7 +60,7 @@ pub use node::{
     TpmOpened, Violations, file_system_name, is_local, is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};
-pub use tdx::{Anchor, DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};
+pub use tdx::{DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};
 pub use workloads::{
     ANY_CONTAINER, Container, DEFAULT_SETTLE, MAX_SETTLE, Overlap, PodNames, Selector, UnknownPods, Workload,
     WorkloadsFile,

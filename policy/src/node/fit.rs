@@ -4,7 +4,8 @@
 //! key's own form.
 
 use super::{Kexec, NodePolicy, PaddedBanks};
-use crate::tdx::{Anchor, NodeKeyPolicy};
+use crate::anchor::Anchor;
+use crate::tdx::NodeKeyPolicy;
 
 /// A key that does not fit the others: which, what is wrong, and what to do.
 pub(crate) type Misfit = (&'static str, &'static str, &'static str);

@@ -18,9 +18,9 @@ pub use pattern::Pattern;
 
 pub(crate) use fit::misfit;
 
+use crate::anchor::{Anchor, anchors, default_anchors};
 use crate::error::{within, without_place};
 use crate::form::{bounded, digests_schema, in_words_of_yaml, name, some, texts, version_one_or_two};
-use crate::tdx::{Anchor, anchors, default_anchors};
 use crate::{BootPolicy, Error, Excludes, Result, TdxPolicy};
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
