@@ -15,7 +15,7 @@ pub use queue::{Bound, Header, Queue, QueueError};
 
 use super::backoff::LONGEST_OF_SINK;
 use super::push::{self, Progress};
-use crate::config::{Config, SinkKind, Verifier};
+use crate::config::{Config, Sink, SinkKind, Verifier};
 use crate::request::Source;
 use crate::runtime::Names;
 use crate::status::SinkStatus;
@@ -84,6 +84,27 @@ struct VerifierSink {
     progress: Arc<Progress>,
 }
 
+impl VerifierSink {
+    fn new(sink: &Sink, node: &str) -> Result<VerifierSink, NetError> {
+        let config = Verifier {
+            url: sink.to.clone(),
+            ca: sink.ca.clone(),
+            client_certificate: sink.client_certificate.clone(),
+            client_key: sink.client_key.clone(),
+            interval: sink.interval,
+            timeout: sink.timeout,
+            max_backoff: LONGEST_OF_SINK,
+        };
+        let client = push::Client::new(&config, node)?.observing();
+        Ok(VerifierSink {
+            name: sink.name.clone(),
+            progress: client.progress(),
+            client: Mutex::new(Some(client)),
+            config,
+        })
+    }
+}
+
 impl Sinks {
     /// Opens every spool and reads every CA, so that what is wrong is known at the start.
     ///
@@ -96,45 +117,35 @@ impl Sinks {
             keylime: Vec::new(),
         };
         for sink in config.sink.iter().filter(|sink| sink.is_on(node)) {
-            let target = |source| SinkError::Target {
+            let refused = |source| SinkError::Target {
                 name: sink.name.clone(),
                 source,
             };
-            if sink.kind == SinkKind::Verifier {
-                let own = Verifier {
-                    url: sink.to.clone(),
-                    ca: sink.ca.clone(),
-                    client_certificate: sink.client_certificate.clone(),
-                    client_key: sink.client_key.clone(),
-                    interval: sink.interval,
-                    timeout: sink.timeout,
-                    max_backoff: LONGEST_OF_SINK,
-                };
-                let client = push::Client::new(&own, node).map_err(target)?.observing();
-                sinks.verifiers.push(VerifierSink {
-                    name: sink.name.clone(),
-                    progress: client.progress(),
-                    client: Mutex::new(Some(client)),
-                    config: own,
-                });
-                continue;
-            }
             let dir = config.state_dir.join("sinks").join(&sink.name);
-            if sink.kind == SinkKind::KeylimePush {
-                let name = sink.name.clone();
-                if config.tpm.bank != Bank::Sha256 {
-                    return Err(SinkError::Bank { name });
+            let target = match sink.kind {
+                SinkKind::Verifier => {
+                    let verifier = VerifierSink::new(sink, node).map_err(refused)?;
+                    sinks.verifiers.push(verifier);
+                    continue;
                 }
-                let live = keylime::Live::new(sink, dir);
-                let live = live.map_err(|source| SinkError::Keylime { name, source })?;
-                sinks.keylime.push(Arc::new(live));
-                continue;
-            }
+                SinkKind::KeylimePush => {
+                    let name = sink.name.clone();
+                    if config.tpm.bank != Bank::Sha256 {
+                        return Err(SinkError::Bank { name });
+                    }
+                    let live = keylime::Live::new(sink, dir);
+                    let live = live.map_err(|source| SinkError::Keylime { name, source })?;
+                    sinks.keylime.push(Arc::new(live));
+                    continue;
+                }
+                SinkKind::File => Target::file(sink),
+                SinkKind::Unix => Target::unix(sink),
+                SinkKind::Tls => Target::tls(sink).map_err(refused)?,
+            };
             let queue = Queue::open(&dir, sink.spool << 20).map_err(|source| SinkError::Queue {
                 name: sink.name.clone(),
                 source,
             })?;
-            let target = Target::new(sink).map_err(target)?;
             let spooled = Spooled::new(sink.clone(), queue, target, names.clone());
             sinks.spooled.push(Arc::new(spooled));
         }

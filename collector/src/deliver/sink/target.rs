@@ -4,7 +4,7 @@
 //! number and a newline once the message is safe. What was not acknowledged is sent again.
 
 use super::queue::{Header, Waiting};
-use crate::config::{Sink, SinkKind};
+use crate::config::Sink;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_net::{NetError, Tls};
 use rustls::pki_types::ServerName;
@@ -51,36 +51,43 @@ struct Line<'a> {
 }
 
 impl Target {
-    /// Of a sink that is no verifier.
-    pub(super) fn new(sink: &Sink) -> Result<Target, NetError> {
-        Ok(match sink.kind {
-            SinkKind::File | SinkKind::Verifier | SinkKind::KeylimePush => Target::File {
-                dir: sink.to.clone().into(),
-                keep: sink.keep << 20,
-            },
-            SinkKind::Unix => Target::Unix {
-                path: sink.to.clone().into(),
-            },
-            SinkKind::Tls => {
-                let host = sink
-                    .to
-                    .rsplit_once(':')
-                    .map_or(sink.to.as_str(), |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                let tls = Tls {
-                    ca: &sink.ca,
-                    identity: (&sink.client_certificate, &sink.client_key),
-                    protocol: b"",
-                };
-                Target::Tls {
-                    tls: Box::new(tls.connector()?),
-                    name: ServerName::try_from(host).map_err(|e| NetError::Url {
-                        url: sink.to.clone(),
-                        why: e.to_string(),
-                    })?,
-                    address: sink.to.clone(),
-                }
-            }
+    /// Of a `file` sink.
+    pub(super) fn file(sink: &Sink) -> Target {
+        Target::File {
+            dir: sink.to.clone().into(),
+            keep: sink.keep << 20,
+        }
+    }
+
+    /// Of a `unix` sink.
+    pub(super) fn unix(sink: &Sink) -> Target {
+        Target::Unix {
+            path: sink.to.clone().into(),
+        }
+    }
+
+    /// Of a `tls` sink.
+    ///
+    /// # Errors
+    /// A CA, a certificate or a key that cannot be used; an address without a host's name.
+    pub(super) fn tls(sink: &Sink) -> Result<Target, NetError> {
+        let host = sink
+            .to
+            .rsplit_once(':')
+            .map_or(sink.to.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let tls = Tls {
+            ca: &sink.ca,
+            identity: (&sink.client_certificate, &sink.client_key),
+            protocol: b"",
+        };
+        Ok(Target::Tls {
+            tls: Box::new(tls.connector()?),
+            name: ServerName::try_from(host).map_err(|e| NetError::Url {
+                url: sink.to.clone(),
+                why: e.to_string(),
+            })?,
+            address: sink.to.clone(),
         })
     }
 
