@@ -133,10 +133,10 @@ fn what_does_not_prove_itself_is_refused_and_changes_nothing() {
     // Another key that shows the pinned one.
     let mut evidence = other.attest(&nonce);
     tpm(&mut evidence.quote).ak = node.ak.public();
-    assert_eq!(
-        client.submit("worker-1", &evidence.to_cbor()).unwrap().kind(),
-        (403, "quote".into())
-    );
+    let answer = client.submit("worker-1", &evidence.to_cbor()).unwrap();
+    assert_eq!(answer.kind(), (403, "quote".into()));
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.ends_with(" (V1)"), "{error}");
     // A nonce that the verifier never gave, and one that it gave to another node.
     let answer = client
         .submit("worker-1", &node.clone().attest(&[7; 32]).to_cbor())

@@ -21,7 +21,7 @@ use crate::reappraisal::{self, ReappraisalError, Unappraisable};
 use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
 use cgpath_appraisal::accept::Accepted;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
-use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Severity, Verdict};
+use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Rule, Severity, Verdict};
 use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quotes};
 use cgpath_evidence::{boot::REGISTERS, boot::Registers, td::node_key_hash, tpm::Attest};
 use cgpath_policy::Policy;
@@ -157,7 +157,7 @@ struct Claim<'a> {
 impl Claim<'_> {
     /// By the key that the node is enrolled by.
     fn of<'a>(head: &'a Head, node: &Node) -> Result<Claim<'a>, Refusal> {
-        let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![format!("V1: {e}")]);
+        let bad = |e: &dyn core::fmt::Display| Refusal::Quote(vec![said(e, Rule::Quote)]);
         if pinned::is_domain(node) {
             let td = head.quote.td.as_ref();
             let td = td.ok_or_else(|| bad(&"there is no trust domain's quote"))?;
@@ -552,12 +552,17 @@ impl Question {
     }
 }
 
+/// In words, then the rule.
+fn said(what: &dyn core::fmt::Display, rule: Rule) -> String {
+    format!("{what} ({rule})")
+}
+
 fn proven(findings: &[Finding]) -> Result<(), Refusal> {
     let failed = |f: &Finding| f.severity == Severity::Fail;
     let findings: Vec<String> = findings
         .iter()
         .filter(|f| failed(f))
-        .map(|f| format!("{}: {}", f.rule, f.text))
+        .map(|f| said(&f.text, f.rule))
         .collect();
     if findings.is_empty() {
         Ok(())
