@@ -34,7 +34,6 @@ pub use waivers::{Change, Forgotten, Past, ReappraisalNote, Reappraised};
 
 use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -252,6 +251,7 @@ fn unsigned(value: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     fn node(name: &str) -> Node {
