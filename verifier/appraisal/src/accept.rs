@@ -1,9 +1,9 @@
-//! Accepted findings: somebody who may said of a finding that they know of it, why, and until when.
+//! Waivers (accepted findings): somebody who may said of a finding that they know of it, why, and until when.
 //!
 //! A statement is a JWS (RFC 7515, compact form, ES256) by the service's verdict key; its digest is the
 //! SHA-256 of these bytes. Promise: a statement holds for one finding of one boot of one node, never after
 //! its end, and what it clears stays in the verdict as *accepted*, with reason and end. What an appraisal
-//! rests on (V1 to V7, V13) cannot be accepted.
+//! rests on (V1 to V7, V13) cannot be accepted; the boot (V10) can.
 //! Not here: where statements are kept (the caller's store), and the key.
 
 use crate::results::finding::{Finding, Findings, Severity};
@@ -15,7 +15,7 @@ use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Verifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use crate::results::verdict::AcceptedNote;
+pub use crate::results::verdict::WaiverNote;
 
 /// `typ` of a statement.
 const TYPE: &str = "cgpath-accept+jwt";
@@ -73,7 +73,7 @@ pub enum AcceptError {
 
 /// A statement whose signature holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub struct Waiver {
     /// What it says.
     pub statement: Statement,
     /// SHA-256 of its bytes.
@@ -93,7 +93,7 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), AcceptError> {
 
 /// Takes out of a verdict's statements what they say of others than `pods`: that one holds, and until when,
 /// stays.
-pub fn redact(notes: &mut [AcceptedNote], pods: &[PodVerdict]) {
+pub fn redact(notes: &mut [WaiverNote], pods: &[PodVerdict]) {
     let own: Vec<String> = pods.iter().flat_map(|pod| &pod.findings).map(id).collect();
     for note in notes.iter_mut().filter(|note| !own.contains(&note.finding)) {
         note.finding.clear();
@@ -142,8 +142,12 @@ pub fn id(finding: &Finding) -> String {
     hex::encode(&hash.finalize()[..16])
 }
 
-/// Whether findings of this rule can be accepted: those on which no other conclusion rests.
-pub fn is_acceptable(rule: Rule) -> bool {
+/// Whether findings of this rule can have a waiver: all but V1 to V7 and V13.
+///
+/// V10 can, though all pods rest on it (`Rule::is_basis`): which boot is good is the operator's to say, by
+/// the policy or by a waiver. Where V1 to V7 or V13 fail, the evidence itself is in doubt or absent, and with
+/// it whatever a waiver names.
+pub fn is_waivable(rule: Rule) -> bool {
     matches!(
         rule,
         Rule::KnownPods | Rule::PodContents | Rule::Boot | Rule::Host | Rule::Violations | Rule::Guard
@@ -163,7 +167,7 @@ pub fn sign(
     until: u64,
     key: &SigningKey,
 ) -> Result<String, AcceptError> {
-    if !is_acceptable(finding.rule) {
+    if !is_waivable(finding.rule) {
         return Err(AcceptError::Rule(finding.rule));
     }
     if finding.severity != Severity::Fail {
@@ -209,11 +213,11 @@ impl Header {
     }
 }
 
-/// Reads a statement and checks its signature. Whether it holds now is for [`Acceptances`].
+/// Reads a statement and checks its signature. Whether it holds now is for [`Waivers`].
 ///
 /// # Errors
 /// [`AcceptError::Malformed`], [`AcceptError::Signature`].
-pub fn verify(text: &str, key: &VerifyingKey) -> Result<Accepted, AcceptError> {
+pub fn verify(text: &str, key: &VerifyingKey) -> Result<Waiver, AcceptError> {
     let malformed = |why| move |_| AcceptError::Malformed(why);
     if text.len() > MAX_STATEMENT_LEN {
         return Err(AcceptError::Malformed("it is longer than 16 KiB"));
@@ -239,7 +243,7 @@ pub fn verify(text: &str, key: &VerifyingKey) -> Result<Accepted, AcceptError> {
         return Err(AcceptError::Malformed("it is a token of another type"));
     }
     let statement = serde_json::from_slice(&decode(claims)?).map_err(malformed("its claims are others"))?;
-    Ok(Accepted {
+    Ok(Waiver {
         statement,
         digest: Bank::Sha256.hash(&[text.as_bytes()]),
     })
@@ -247,14 +251,14 @@ pub fn verify(text: &str, key: &VerifyingKey) -> Result<Accepted, AcceptError> {
 
 /// The statements that hold for one appraisal.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Acceptances<'a> {
-    in_force: Vec<&'a Accepted>,
+pub(crate) struct Waivers<'a> {
+    in_force: Vec<&'a Waiver>,
 }
 
-impl<'a> Acceptances<'a> {
-    pub(crate) fn of(all: &'a [Accepted], node: &str, boot_id: [u8; 16], now: u64) -> Acceptances<'a> {
+impl<'a> Waivers<'a> {
+    pub(crate) fn of(all: &'a [Waiver], node: &str, boot_id: [u8; 16], now: u64) -> Waivers<'a> {
         let holds = |s: &Statement| s.node == node && s.boot_id == boot_id && s.iat <= now && now < s.exp;
-        Acceptances {
+        Waivers {
             in_force: all.iter().filter(|a| holds(&a.statement)).collect(),
         }
     }
@@ -266,7 +270,7 @@ impl<'a> Acceptances<'a> {
 
     /// The finding, no failure any more if it is accepted.
     pub(crate) fn apply(&self, mut finding: Finding) -> Finding {
-        if finding.severity == Severity::Fail && is_acceptable(finding.rule) && !self.in_force.is_empty() {
+        if finding.severity == Severity::Fail && is_waivable(finding.rule) && !self.in_force.is_empty() {
             let id = id(&finding);
             if self.in_force.iter().any(|a| a.statement.finding == id) {
                 finding.severity = Severity::Accepted;
@@ -276,12 +280,12 @@ impl<'a> Acceptances<'a> {
     }
 
     /// What a verdict repeats; `findings` are all of it.
-    pub(crate) fn notes<'f>(&self, findings: impl Iterator<Item = &'f Finding>) -> Vec<AcceptedNote> {
+    pub(crate) fn notes<'f>(&self, findings: impl Iterator<Item = &'f Finding>) -> Vec<WaiverNote> {
         let used: Vec<String> = findings
             .filter(|f| f.severity == Severity::Accepted)
             .map(id)
             .collect();
-        let note = |accepted: &&Accepted| AcceptedNote {
+        let note = |accepted: &&Waiver| WaiverNote {
             statement: accepted.digest.clone(),
             finding: accepted.statement.finding.clone(),
             about: accepted.statement.about.clone(),

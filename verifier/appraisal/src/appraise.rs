@@ -6,7 +6,7 @@
 //! absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in the verdict. Not
 //! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 
-use crate::accept::Accepted;
+use crate::accept::Waiver;
 use crate::inputs::context::{Context, ExpectedNonce, KeyError, PinnedKey};
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings};
@@ -107,21 +107,21 @@ pub fn td_quote_findings(
 /// [`Unusable`] if the policy, the nonce or the pinned key do not fit the question. Whatever is wrong with
 /// the evidence gives a [`Verdict`] that is not trusted.
 pub fn appraise(evidence: &Evidence, policy: &Policy, context: &Context) -> Result<Verdict, Unusable> {
-    appraise_accepting(evidence, policy, context, &[], context.now)
+    appraise_with_waivers(evidence, policy, context, &[], context.now)
 }
 
 /// The same with findings that somebody accepted; statements hold or have ended as of `now`, in unix seconds.
 ///
 /// # Errors
 /// Those of [`appraise`].
-pub fn appraise_accepting(
+pub fn appraise_with_waivers(
     evidence: &Evidence,
     policy: &Policy,
     context: &Context,
-    accepted: &[Accepted],
+    waivers: &[Waiver],
     now: u64,
 ) -> Result<Verdict, Unusable> {
-    Ok(begin(evidence, policy, context, accepted, now, false)?.0)
+    Ok(begin(evidence, policy, context, waivers, now, false)?.0)
 }
 
 /// The same, with what is known after it; `keeps` if the next round is to go on from that.
@@ -129,13 +129,13 @@ pub(crate) fn begin(
     evidence: &Evidence,
     policy: &Policy,
     context: &Context,
-    accepted: &[Accepted],
+    waivers: &[Waiver],
     now: u64,
     keeps: bool,
 ) -> Result<(Verdict, Progress), Unusable> {
     let round = Round::from(evidence);
     usable(&round, policy, context)?;
-    Ok(Progress::begin(&round, policy, context, accepted, now, keeps))
+    Ok(Progress::begin(&round, policy, context, waivers, now, keeps))
 }
 
 /// Whether the question is a meaningful one.

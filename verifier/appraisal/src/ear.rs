@@ -10,7 +10,7 @@ mod read;
 
 pub use read::{AttestationResult, EarError, EarStatus};
 
-use crate::accept::{self, AcceptedNote};
+use crate::accept::{self, WaiverNote};
 use crate::results::finding::Severity;
 use crate::results::verdict::{PodVerdict, State, Verdict};
 use crate::rules::Rule;
@@ -160,7 +160,7 @@ struct OwnClaims<'a> {
     learned: bool,
     dangerous: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    accepted: Vec<AcceptedNote>,
+    accepted: Vec<WaiverNote>,
     /// The node's are for those who may see all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_rules: Option<Vec<Rule>>,

@@ -63,7 +63,8 @@ pub mod tenant;
 pub mod text;
 
 pub use appraise::{
-    MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_accepting, quote_findings, td_quote_findings,
+    MAX_NONCE_LEN, MIN_NONCE_LEN, Unusable, appraise, appraise_with_waivers, quote_findings,
+    td_quote_findings,
 };
 pub use inputs::collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN, PlatformKind};
 pub use inputs::context::{

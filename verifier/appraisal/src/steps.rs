@@ -5,7 +5,7 @@
 //! verdict of the whole. What cannot be judged in order, or is not to be believed, is given back as
 //! [`Rebuild`]: the whole then says what is wrong. Not here: the rules themselves.
 
-use crate::accept::{Acceptances, Accepted};
+use crate::accept::{Waiver, Waivers};
 use crate::anchors::{Anchors, Said};
 use crate::inputs::context::{
     CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdState, Waiting,
@@ -71,7 +71,7 @@ pub(crate) struct Progress {
 struct Asked<'a> {
     policy: &'a Policy,
     context: &'a Context,
-    accepted: &'a [Accepted],
+    waivers: &'a [Waiver],
     /// When accepted findings hold, unix seconds.
     now: u64,
     /// Whether more is to come after this round: then its entries are kept.
@@ -84,14 +84,14 @@ impl Progress {
         round: &Round<'_>,
         policy: &Policy,
         context: &Context,
-        accepted: &[Accepted],
+        waivers: &[Waiver],
         now: u64,
         keeps: bool,
     ) -> (Verdict, Progress) {
         let asked = Asked {
             policy,
             context,
-            accepted,
+            waivers,
             now,
             keeps,
         };
@@ -111,12 +111,12 @@ impl Progress {
         round: &Round<'_>,
         policy: &Policy,
         context: &Context,
-        accepted: &[Accepted],
+        waivers: &[Waiver],
     ) -> Result<Verdict, Rebuild> {
         let asked = Asked {
             policy,
             context,
-            accepted,
+            waivers,
             now: context.now,
             keeps: true,
         };
@@ -422,12 +422,12 @@ impl Case<'_, '_> {
         let Asked {
             policy,
             context,
-            accepted,
+            waivers,
             now,
             ..
         } = self.asked;
         let Outcome { pending, lost, boot } = outcome;
-        let acceptances = Acceptances::of(accepted, &context.node, round.boot_id, now);
+        let in_force = Waivers::of(waivers, &context.node, round.boot_id, now);
         let waiting = self.before.map_or(&[][..], |before| &before.waiting[..]);
         let is_named = |one: &Waiting| self.called.is_named(one.uid, one.container.as_deref());
         let mut waits = Waits::new(waiting, is_named, context.now);
@@ -437,7 +437,7 @@ impl Case<'_, '_> {
             predating: scene.chain.predating(),
             provenance: scene.provenance,
             policy,
-            accepted: &acceptances,
+            waivers: &in_force,
         };
         let Concluded {
             mut pods,
@@ -447,7 +447,7 @@ impl Case<'_, '_> {
         } = self
             .usage
             .conclude(&pending.late, &names, &mut waits, &mut findings);
-        acceptances.apply_to(&mut findings);
+        in_force.apply_to(&mut findings);
         let findings = to_pods(findings.into_vec(), &mut pods);
         let disbelieved = findings
             .iter()
@@ -479,7 +479,7 @@ impl Case<'_, '_> {
         if context.nonce == ExpectedNonce::DangerousNone {
             dangerous.push("dangerous-no-nonce".into());
         }
-        let accepted = acceptances.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
+        let accepted = in_force.notes(findings.iter().chain(pods.iter().flat_map(|pod| &pod.findings)));
         let is_quoted = self.said.is_whole(self.anchors);
         let state = match (disbelieved, self.coverage) {
             (None, Some(coverage)) if is_quoted => Some(self.remember(&pending, waits.left, coverage)),

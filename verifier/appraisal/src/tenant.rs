@@ -9,7 +9,7 @@ mod verdict;
 
 pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
-use crate::accept::Acceptances;
+use crate::accept::Waivers;
 use crate::appraise::Unusable;
 use crate::ear::{self, AttestationResult};
 use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
@@ -601,7 +601,7 @@ impl Case<'_> {
         };
         let mut usage = Usage::default();
         usage.step(&scene, &records);
-        let accepted = Acceptances::default();
+        let waivers = Waivers::default();
         let mut called = Called::default();
         called.step(&records, self.policy);
         findings.absorb(called.malformed());
@@ -611,7 +611,7 @@ impl Case<'_> {
             predating: &[],
             provenance: Provenance::Observed,
             policy: self.policy,
-            accepted: &accepted,
+            waivers: &waivers,
         };
         let concluded = usage.conclude(&BTreeMap::new(), &names, &mut Waits::default(), findings);
         let mut pod = concluded.pods.into_iter().find(|pod| pod.uid == self.pod);

@@ -1,7 +1,7 @@
 //! Accept statements: signed, bounded in time and scope, never for what everything else rests on.
 
-use cgpath_appraisal::accept::{AcceptError, Accepted, MAX_TERM, id, sign, verify};
-use cgpath_appraisal::{Finding, Rule, Severity, State, Subject, Verdict, appraise_accepting};
+use cgpath_appraisal::accept::{AcceptError, MAX_TERM, Waiver, id, sign, verify};
+use cgpath_appraisal::{Finding, Rule, Severity, State, Subject, Verdict, appraise_with_waivers};
 use cgpath_testkit::{Actor, KeyKind, NODE, NOW, Node, pod, sha256};
 use p256::ecdsa::SigningKey;
 
@@ -19,9 +19,9 @@ fn tampered() -> Node {
     node
 }
 
-fn appraised(node: &mut Node, accepted: &[Accepted], now: u64) -> Verdict {
+fn appraised(node: &mut Node, accepted: &[Waiver], now: u64) -> Verdict {
     let evidence = node.attest(NONCE);
-    appraise_accepting(
+    appraise_with_waivers(
         &evidence,
         &node.policy(),
         &node.context(NONCE, None),
@@ -35,7 +35,7 @@ fn failure(verdict: &Verdict) -> Finding {
     verdict.failures().next().unwrap().clone()
 }
 
-fn statement(verdict: &Verdict, boot_id: [u8; 16], name: &str, from: u64) -> Accepted {
+fn statement(verdict: &Verdict, boot_id: [u8; 16], name: &str, from: u64) -> Waiver {
     let text = sign(
         name,
         boot_id,
@@ -163,7 +163,7 @@ fn findings_that_are_only_counted_cannot_be_accepted_with_the_others() {
     let verdict = appraised(&mut node, &[], NOW);
     let boot = verdict.node.boot_id;
     let findings = &verdict.pod(pod(4)).unwrap().findings;
-    let accepted: Vec<Accepted> = findings
+    let accepted: Vec<Waiver> = findings
         .iter()
         .map(|finding| {
             let text = sign(NODE, boot, finding, "all of it", NOW, NOW + 9, &key(1)).unwrap();

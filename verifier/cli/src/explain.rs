@@ -102,7 +102,7 @@ fn list(verdict: &Verdict, out: &mut Output) -> Result<(), Failure> {
     let listed: Vec<Listed<'_>> = back::findings(verdict)
         .map(|finding| Listed {
             id: accept::id(finding),
-            acceptable: finding.severity == Severity::Fail && accept::is_acceptable(finding.rule),
+            acceptable: finding.severity == Severity::Fail && accept::is_waivable(finding.rule),
             finding,
         })
         .collect();

@@ -32,7 +32,7 @@ mod pods;
 mod rounds;
 mod tree;
 
-use cgpath_appraisal::accept::AcceptedNote;
+use cgpath_appraisal::accept::WaiverNote;
 use cgpath_appraisal::{Finding, Severity, State, Verdict, text::utc};
 use cgpath_evidence::{Evidence, Provenance};
 use html::Html;
@@ -214,7 +214,7 @@ pub fn notices_of(page: &mut Html, dangerous: &[String], learned: bool, relaxati
 }
 
 /// Findings that somebody accepted, and until when.
-pub fn accepted_of(page: &mut Html, accepted: &[AcceptedNote]) {
+pub fn accepted_of(page: &mut Html, accepted: &[WaiverNote]) {
     if accepted.is_empty() {
         return;
     }

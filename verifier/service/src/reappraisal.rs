@@ -8,7 +8,7 @@
 use crate::pinned::{self, PinError};
 use crate::setup::{self, SetupError};
 use crate::store::{Node, Past, Reappraised, Store, StoreError};
-use cgpath_appraisal::accept::{self, Accepted};
+use cgpath_appraisal::accept::{self, Waiver};
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{Collateral, Context, ExpectedNonce, NodeState, Verdict, Waiting};
 use cgpath_evidence::Evidence;
@@ -62,7 +62,7 @@ pub struct KeptRounds<'a> {
     node: &'a Node,
     policy: &'a Policy,
     collateral: &'a [Collateral],
-    accepted: &'a [Accepted],
+    waivers: &'a [Waiver],
     now: u64,
     /// What waits since the round before by this policy, and in which boot; the kept states have it by the
     /// policies of their time.
@@ -70,20 +70,20 @@ pub struct KeptRounds<'a> {
 }
 
 impl<'a> KeptRounds<'a> {
-    /// Before the first round. Of `collateral` that of each evidence's time counts; what `accepted` says is
-    /// looked at as of `now`.
+    /// Before the first round. Of `collateral` that of each evidence's time counts; `waivers` hold or have
+    /// ended as of `now`.
     pub fn new(
         node: &'a Node,
         policy: &'a Policy,
         collateral: &'a [Collateral],
-        accepted: &'a [Accepted],
+        waivers: &'a [Waiver],
         now: u64,
     ) -> KeptRounds<'a> {
         KeptRounds {
             node,
             policy,
             collateral,
-            accepted,
+            waivers,
             now,
             waiting: None,
         }
@@ -119,9 +119,9 @@ impl<'a> KeptRounds<'a> {
             now: past.time,
             previous,
         };
-        let (accepted, now) = (self.accepted, self.now);
+        let (waivers, now) = (self.waivers, self.now);
         let mut verdict =
-            cgpath_appraisal::appraise_accepting(&evidence, self.policy, &context, accepted, now)
+            cgpath_appraisal::appraise_with_waivers(&evidence, self.policy, &context, waivers, now)
                 .map_err(Unappraisable::Inputs)?;
         if let Some(state) = &verdict.state {
             self.waiting = Some((state.boot_id, state.waiting.clone()));
@@ -142,11 +142,11 @@ impl<'a> KeptRounds<'a> {
     }
 }
 
-/// Accept statements of a node that hold at `now` and that this service signed; others accept nothing.
+/// Waivers of a node that hold at `now` and that this service signed; others accept nothing.
 ///
 /// # Errors
 /// [`ReappraisalError::Store`], [`ReappraisalError::Key`].
-pub fn accepted(store: &Store, node: &str, now: u64) -> Result<Vec<Accepted>, ReappraisalError> {
+pub fn waivers(store: &Store, node: &str, now: u64) -> Result<Vec<Waiver>, ReappraisalError> {
     let statements = store.accepts(node, now)?;
     if statements.is_empty() {
         return Ok(Vec::new());
@@ -207,7 +207,7 @@ pub fn since_boot(
     store: &Store,
     node: &Node,
     policy: &Policy,
-    accepted: &[Accepted],
+    waivers: &[Waiver],
     now: u64,
 ) -> Result<Reappraisal, ReappraisalError> {
     let mut again = Reappraisal::default();
@@ -223,7 +223,7 @@ pub fn since_boot(
     };
     let is_per_boot = policy.has_key_per_boot();
     let (collateral, _) = pinned::collateral(store.dir());
-    let mut rounds = KeptRounds::new(node, policy, &collateral, accepted, now);
+    let mut rounds = KeptRounds::new(node, policy, &collateral, waivers, now);
     for past in &past {
         let old = parse(past)?;
         // Another key is another machine: its evidence is not this node's.

@@ -6,7 +6,7 @@
 //! something else: then the whole is appraised, which says what is wrong and makes a new follower. Not here:
 //! the rules (see `rules`).
 
-use crate::accept::Accepted;
+use crate::accept::Waiver;
 use crate::appraise;
 use crate::appraise::Unusable;
 use crate::inputs::context::Context;
@@ -28,8 +28,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Appraises whole evidence as [`crate::appraise_accepting`] does, and gives what follows it. There is no
-    /// follower of evidence that is not to be believed, nor of entries that are redacted.
+    /// Appraises whole evidence as [`crate::appraise_with_waivers`] does, and gives what follows it. There is
+    /// no follower of evidence that is not to be believed, nor of entries that are redacted.
     ///
     /// # Errors
     /// Those of [`crate::appraise`].
@@ -37,10 +37,10 @@ impl Follower {
         evidence: &Evidence,
         policy: &Policy,
         context: &Context,
-        accepted: &[Accepted],
+        waivers: &[Waiver],
         now: u64,
     ) -> Result<(Verdict, Option<Follower>), Unusable> {
-        let (verdict, progress) = appraise::begin(evidence, policy, context, accepted, now, true)?;
+        let (verdict, progress) = appraise::begin(evidence, policy, context, waivers, now, true)?;
         let follower = progress.can_go_on().then(|| Follower {
             progress,
             verdict: verdict.clone(),
@@ -66,13 +66,13 @@ impl Follower {
         delta: &EvidenceDelta,
         policy: &Policy,
         context: &Context,
-        accepted: &[Accepted],
+        waivers: &[Waiver],
     ) -> Option<&Verdict> {
         let round = Round::of_delta(delta, self.progress.covered());
         if !self.is_next(delta, policy, context) || appraise::usable(&round, policy, context).is_err() {
             return None;
         }
-        match self.progress.go_on(&round, policy, context, accepted) {
+        match self.progress.go_on(&round, policy, context, waivers) {
             Ok(verdict) => {
                 self.verdict = verdict;
                 Some(&self.verdict)

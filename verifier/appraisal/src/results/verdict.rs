@@ -38,7 +38,7 @@ pub const VERDICT_VERSION: u32 = 1;
 
 /// An accepted finding as verdicts repeat it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedNote {
+pub struct WaiverNote {
     /// SHA-256 of the statement.
     pub statement: Digest,
     /// [`id`](crate::accept::id) of the finding.
@@ -84,7 +84,7 @@ pub struct Verdict {
     pub start: Vec<AwaitedPod>,
     /// Findings that somebody accepted: every statement that holds for this node's boot.
     #[serde(default)]
-    pub accepted: Vec<AcceptedNote>,
+    pub accepted: Vec<WaiverNote>,
     /// When the evidence was re-appraised, in unix seconds; `time` stays that of the evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejudged: Option<u64>,
@@ -551,7 +551,10 @@ impl core::fmt::Display for Verdict {
                 if pod.learned { ", learned" } else { "" },
             )?;
             if pod.state == State::PredatesCollector {
-                writeln!(f, "    ran before the collector did: restart it to judge it")?;
+                writeln!(
+                    f,
+                    "    ran before the collector did: restart it to judge it"
+                )?;
             }
             for container in &pod.containers {
                 writeln!(f, "    {container}")?;

@@ -4,7 +4,7 @@
 //! Promise: a pod that no policy knows is the node's failure too, by name. Not here: what was found (see
 //! `v09_contents`, `v06_losses`, `v12_violations`).
 
-use crate::accept::Acceptances;
+use crate::accept::Waivers;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{Deviation, LeftOut, MAX_LISTED, PodVerdict, State};
 use crate::rules::names::{Called, PodCalled};
@@ -24,7 +24,7 @@ pub(crate) struct Names<'a> {
     pub predating: &'a [PodUid],
     pub provenance: Provenance,
     pub policy: &'a Policy,
-    pub accepted: &'a Acceptances<'a>,
+    pub waivers: &'a Waivers<'a>,
 }
 
 /// What the judgement of all partitions gave.
@@ -189,7 +189,7 @@ fn pod(
             }
         }
     }
-    names.accepted.apply_to(&mut own);
+    names.waivers.apply_to(&mut own);
     let fails = own.has_failure();
     let state = match (standing, fails, is_unseen) {
         (Standing::Unknown, ..) => State::Unknown,

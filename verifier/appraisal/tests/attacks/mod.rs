@@ -19,7 +19,7 @@ mod writable;
 
 use crate::tenant::policy as tenant_policy;
 use crate::ways::{self, Appraised, Ways};
-use cgpath_appraisal::accept::Accepted;
+use cgpath_appraisal::accept::Waiver;
 use cgpath_appraisal::{Context, State};
 use cgpath_evidence::{Checkpoint, PodUid};
 use cgpath_testkit::{KeyKind, NOW, Node, pod};
@@ -83,7 +83,7 @@ struct Life {
     /// The verifier's clock.
     now: u64,
     /// Findings that somebody accepted.
-    accepted: Vec<Accepted>,
+    accepted: Vec<Waiver>,
 }
 
 /// A round and all that was concluded of it.

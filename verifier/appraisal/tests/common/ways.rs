@@ -4,11 +4,11 @@
 //! Promises: the follower is called in one place, [`begin`] and [`follow`]; a way remembers of a round what a
 //! verifier would. Not here: what has to come out.
 
-use cgpath_appraisal::accept::Accepted;
+use cgpath_appraisal::accept::Waiver;
 use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::follow::{self, Follower};
 use cgpath_appraisal::tenant::{self, Outcome, TenantContext, TenantVerdict};
-use cgpath_appraisal::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_accepting};
+use cgpath_appraisal::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_with_waivers};
 use cgpath_evidence::{Evidence, EvidenceDelta, PodUid, TenantBundle};
 use cgpath_policy::Policy;
 use cgpath_testkit::delta_after;
@@ -20,7 +20,7 @@ fn begin(
     whole: &Verdict,
     policy: &Policy,
     context: &Context,
-    accepted: &[Accepted],
+    accepted: &[Waiver],
 ) -> Option<Follower> {
     let (verdict, follower) = Follower::begin(evidence, policy, context, accepted, context.now).ok()?;
     assert_eq!(verdict, *whole);
@@ -33,7 +33,7 @@ fn follow(
     delta: &EvidenceDelta,
     policy: &Policy,
     context: &Context,
-    accepted: &[Accepted],
+    accepted: &[Waiver],
 ) -> Option<Verdict> {
     follower.advance(delta, policy, context, accepted).cloned()
 }
@@ -76,10 +76,10 @@ impl Ways {
         evidence: &Evidence,
         policy: &Policy,
         context: &Context,
-        accepted: &[Accepted],
+        accepted: &[Waiver],
     ) -> Result<Appraised, Unusable> {
         let appraised =
-            |evidence: &Evidence| appraise_accepting(evidence, policy, context, accepted, context.now);
+            |evidence: &Evidence| appraise_with_waivers(evidence, policy, context, accepted, context.now);
         let whole = appraised(evidence);
         let cbor = Evidence::from_cbor(&evidence.to_cbor()).unwrap();
         let json = Evidence::from_json(&evidence.to_json().unwrap()).unwrap();

@@ -7,7 +7,7 @@ use super::plan::{Plan, Random, Setup};
 use super::world::World;
 use crate::naive::{self, Given, Opinion};
 use crate::ways::{self, Ways, verdict_key};
-use cgpath_appraisal::accept::{self, Accepted};
+use cgpath_appraisal::accept::{self, Waiver};
 use cgpath_appraisal::{
     Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, State, Subject, Verdict, appraise,
 };
@@ -216,7 +216,7 @@ pub fn live(plan: &Plan) -> Result<Counts, Trouble> {
     let setup = &plan.setup;
     let policies = [false, true].map(|is_other| policy(&world.node, setup, is_other));
     let mut ways = Ways::default();
-    let mut accepted: Vec<Accepted> = Vec::new();
+    let mut accepted: Vec<Waiver> = Vec::new();
     let mut counts = Counts::default();
     for (n, round) in plan.rounds.iter().enumerate() {
         world.change(round.change);
@@ -473,10 +473,10 @@ fn accept_one(
     policy: &Policy,
     context: &Context,
     plain: &Verdict,
-) -> Result<Option<Accepted>, Trouble> {
+) -> Result<Option<Waiver>, Trouble> {
     let acceptable: Vec<&Finding> = plain
         .failures()
-        .filter(|finding| accept::is_acceptable(finding.rule))
+        .filter(|finding| accept::is_waivable(finding.rule))
         .collect();
     let named = |finding: &&&Finding| !finding.text.contains("more finding(s) of this kind");
     let acceptable: Vec<&Finding> = acceptable.iter().filter(named).copied().collect();
@@ -495,7 +495,7 @@ fn accept_one(
     };
     let appraised = |now: u64| {
         let one = std::slice::from_ref(&accepted);
-        cgpath_appraisal::appraise_accepting(evidence, policy, context, one, now).unwrap()
+        cgpath_appraisal::appraise_with_waivers(evidence, policy, context, one, now).unwrap()
     };
     let id = accept::id(finding);
     let is_it: Vec<_> = plain.failures().filter(|other| accept::id(other) == id).collect();

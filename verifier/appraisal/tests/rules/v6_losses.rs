@@ -73,7 +73,7 @@ fn what_a_pod_lost_by_its_own_noise_is_the_pods_alone_until_it_ends_whatever_is_
             assert_eq!((found.state, found.charged), (wanted, is_it), "{verdict}");
         }
     }
-    assert!(!cgpath_appraisal::accept::is_acceptable(Rule::Losses));
+    assert!(!cgpath_appraisal::accept::is_waivable(Rule::Losses));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::input;
 use crate::kept;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use crate::policy;
-use cgpath_appraisal::accept::{self, Accepted};
+use cgpath_appraisal::accept::{self, Waiver};
 use cgpath_appraisal::forget;
 use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{Finding, State, Verdict};
@@ -175,12 +175,12 @@ pub fn enrol(
     reason: &str,
 ) -> Result<Reappraisal, Failure> {
     tried(|now| {
-        let accepted = reappraisal::accepted(store, &node.name, now)?;
+        let waivers = reappraisal::waivers(store, &node.name, now)?;
         let decided = Decided {
             node,
             version: store.round(&node.name)?.version,
             policy: new,
-            accepted: &accepted,
+            waivers: &waivers,
             change: Change::Enrolment(node),
             reason,
             now,
@@ -205,7 +205,7 @@ struct Decided<'a> {
     /// What it was decided from.
     version: i64,
     policy: &'a cgpath_policy::Policy,
-    accepted: &'a [Accepted],
+    waivers: &'a [Waiver],
     change: Change<'a>,
     reason: &'a str,
     now: u64,
@@ -215,7 +215,7 @@ impl Decided<'_> {
     /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed
     /// meanwhile.
     fn apply(&self, store: &Store) -> Result<Option<Reappraisal>, Failure> {
-        let again = reappraisal::since_boot(store, self.node, self.policy, self.accepted, self.now)?;
+        let again = reappraisal::since_boot(store, self.node, self.policy, self.waivers, self.now)?;
         let kept = store.change(
             &self.node.name,
             self.version,
@@ -435,9 +435,9 @@ impl Accept {
     }
 
     /// The one statement that holds and whose digest, or whose finding's id, begins with what was given.
-    fn statement<'a>(&self, accepted: &'a [Accepted]) -> Result<&'a Accepted, Failure> {
+    fn statement<'a>(&self, waivers: &'a [Waiver]) -> Result<&'a Waiver, Failure> {
         let given = self.finding.trim_start_matches("sha256:");
-        let named: Vec<&Accepted> = accepted
+        let named: Vec<&Waiver> = waivers
             .iter()
             .filter(|a| {
                 a.statement.finding.starts_with(given) || hex::encode(a.digest.bytes()).starts_with(given)
@@ -461,14 +461,14 @@ impl Accept {
     fn revoke(&self, store: &Store, out: &mut Output) -> Result<Status, Failure> {
         let (digest, again) = tried(|now| {
             let round = store.round(&self.name)?;
-            let mut accepted = reappraisal::accepted(store, &self.name, now)?;
-            let digest = self.statement(&accepted)?.digest.to_string();
-            accepted.retain(|a| a.digest.to_string() != digest);
+            let mut waivers = reappraisal::waivers(store, &self.name, now)?;
+            let digest = self.statement(&waivers)?.digest.to_string();
+            waivers.retain(|a| a.digest.to_string() != digest);
             let decided = Decided {
                 node: &round.node,
                 version: round.version,
                 policy: &enrolled_policy(&round.node)?,
-                accepted: &accepted,
+                waivers: &waivers,
                 change: Change::Revoke(&digest),
                 reason: &format!("revoke {digest}"),
                 now,
@@ -499,13 +499,13 @@ impl Accept {
                 accept::sign(&self.name, boot_id, finding, reason, now, until, &key).map_err(refused)?;
             let signed = accept::verify(&statement, key.verifying_key()).map_err(refused)?;
             let digest = signed.digest.to_string();
-            let mut accepted = reappraisal::accepted(store, &self.name, now)?;
-            accepted.push(signed.clone());
+            let mut waivers = reappraisal::waivers(store, &self.name, now)?;
+            waivers.push(signed.clone());
             let decided = Decided {
                 node: &round.node,
                 version: round.version,
                 policy: &enrolled_policy(&round.node)?,
-                accepted: &accepted,
+                waivers: &waivers,
                 change: Change::Accept {
                     digest: &digest,
                     until,

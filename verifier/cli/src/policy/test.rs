@@ -62,9 +62,9 @@ impl Test {
         let store = Store::open(&self.against)?;
         let node = store.node(&policy.file.node)?;
         let now = input::now()?;
-        let accepted = reappraisal::accepted(&store, &node.name, now)?;
+        let waivers = reappraisal::waivers(&store, &node.name, now)?;
         let (collateral, _) = pinned::collateral(store.dir());
-        let mut kept = KeptRounds::new(&node, &policy, &collateral, &accepted, now);
+        let mut kept = KeptRounds::new(&node, &policy, &collateral, &waivers, now);
         let mut without_evidence = 0;
         let mut rounds = Vec::new();
         for past in store.past(&node.name)? {

@@ -259,7 +259,7 @@ impl From<Refusal> for ApiError {
                 "other-position",
                 "ask for a nonce again and answer with all evidence",
             ),
-            Refusal::Unusable(_) | Refusal::Accepted(_) => (
+            Refusal::Unusable(_) | Refusal::Waivers(_) => (
                 StatusCode::BAD_REQUEST,
                 "unusable",
                 "the evidence does not fit together",

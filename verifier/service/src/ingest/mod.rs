@@ -19,7 +19,7 @@ use crate::nonce::{BadNonce, Nonces};
 use crate::pinned;
 use crate::reappraisal::{self, ReappraisalError, Unappraisable};
 use crate::store::{Commit, Limits, Node, Round, Store, StoreError, parts_of};
-use cgpath_appraisal::accept::Accepted;
+use cgpath_appraisal::accept::Waiver;
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, ExpectedNonce, Finding, NodeState, Rule, Severity, Verdict};
 use cgpath_evidence::{Cursor, Digest, Evidence, EvidenceDelta, Head, JoinError, Quotes};
@@ -68,9 +68,9 @@ pub enum Refusal {
     /// Cannot be appraised at all.
     #[error(transparent)]
     Unusable(#[from] Unappraisable),
-    /// What was accepted of the node's findings cannot be looked up.
+    /// The node's waivers cannot be looked up.
     #[error(transparent)]
-    Accepted(ReappraisalError),
+    Waivers(ReappraisalError),
     /// The policy is not the one that was enrolled, or cannot be read.
     #[error("policy: {0}")]
     Policy(#[from] LoadError),
@@ -190,7 +190,7 @@ impl Claim<'_> {
 struct Question {
     policy: Arc<Policy>,
     context: Context,
-    accepted: Vec<Accepted>,
+    waivers: Vec<Waiver>,
 }
 
 /// What a submission came to.
@@ -365,14 +365,14 @@ impl Appraiser {
             now,
             previous: round.state.as_deref().map(state).transpose()?,
         };
-        let accepted = reappraisal::accepted(&self.store, &node.name, now).map_err(|e| match e {
+        let waivers = reappraisal::waivers(&self.store, &node.name, now).map_err(|e| match e {
             ReappraisalError::Store(error) => Refusal::Store(error),
-            other => Refusal::Accepted(other),
+            other => Refusal::Waivers(other),
         })?;
         Ok(Question {
             policy,
             context,
-            accepted,
+            waivers,
         })
     }
 
@@ -428,7 +428,7 @@ impl Appraiser {
         if is_piece && let Some(mut follower) = self.followers.take(&round.node.name) {
             let (policy, context) = (&question.policy, &question.context);
             let verdict = follower
-                .advance(delta, policy, context, &question.accepted)
+                .advance(delta, policy, context, &question.waivers)
                 .cloned();
             if let Some(verdict) = verdict {
                 return Ok(Outcome {
@@ -523,7 +523,7 @@ impl Question {
         notes: Vec<String>,
     ) -> Result<(Verdict, Option<Follower>), Refusal> {
         let (policy, context) = (&self.policy, &self.context);
-        let (mut verdict, follower) = Follower::begin(evidence, policy, context, &self.accepted, context.now)
+        let (mut verdict, follower) = Follower::begin(evidence, policy, context, &self.waivers, context.now)
             .map_err(Unappraisable::Inputs)?;
         verdict.node.notes.extend(notes);
         Ok((verdict, follower))
