@@ -157,10 +157,10 @@ pub enum ProveError {
     #[error("the last checkpoint, number {0}, does not stand in the covered list from where it is to begin")]
     NotAnchored(u64),
     /// The records are not those that were sealed.
-    #[error("the records are not those that the last checkpoint seals: judge the evidence first")]
+    #[error("the records are not those that the last checkpoint seals: appraise the evidence first")]
     NotSealed,
     /// An entry that a record is about is not in the list.
-    #[error("record {seq} is about an entry that is not in the list: judge the evidence first")]
+    #[error("record {seq} is about an entry that is not in the list: appraise the evidence first")]
     NoEntry {
         /// Its sequence number.
         seq: u64,

@@ -89,9 +89,9 @@ pub struct Source {
 pub struct Reference {
     /// Where they come from.
     pub source: Source,
-    /// Copied from a running machine, not from something that was judged: verdicts that rest on it repeat this.
+    /// Copied from a running machine, not from something that was looked at: verdicts that rest on it repeat this.
     pub learned: bool,
-    /// Paths that are not judged where these values count: a Keylime runtime policy brings its own.
+    /// Paths that are not appraised where these values count: a Keylime runtime policy brings its own.
     pub excludes: Excludes,
     /// Accepted digests by path; never an empty set.
     pub files: BTreeMap<Vec<u8>, BTreeSet<Digest>>,
@@ -205,7 +205,7 @@ pub(crate) struct ReferenceFile {
     source: Source,
     /// Copied from a running machine: nobody has looked at what is in it.
     learned: bool,
-    /// Paths that are not judged where these values count.
+    /// Paths that are not appraised where these values count.
     #[serde(default)]
     excludes: Excludes,
     /// Layers of an image, or packages, that the files are from.

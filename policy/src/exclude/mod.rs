@@ -186,9 +186,9 @@ impl JsonSchema for Excludes {
         schemars::json_schema!({
             "type": "array",
             "maxItems": crate::form::MAX_ITEMS,
-            "description": "Paths that are not judged: regular expressions in Python's syntax, each matched \
-                            from the path's beginning (re.match), as in Keylime's runtime policies. Every \
-                            verdict says how much they hide.",
+            "description": "Paths that are not appraised: regular expressions in Python's syntax, each \
+                            matched from the path's beginning (re.match), as in Keylime's runtime policies. \
+                            Every verdict says how much they hide.",
             "items": { "type": "string" },
         })
     }

@@ -109,7 +109,7 @@ pub struct NodePolicy {
     #[serde(default, deserialize_with = "crate::boot_policy::not_empty")]
     #[schemars(with = "Option<BootPolicy>")]
     pub boot: Option<BootPolicy>,
-    /// V10 is switched off: firmware and kernel (PCR 0-9) are not judged. It does not go with `boot`.
+    /// V10 is switched off: firmware and kernel (PCR 0-9) are not appraised. It does not go with `boot`.
     #[serde(default)]
     pub dangerous_boot_not_judged: bool,
     /// What a trust domain (Intel TDX) may be, where `accept.anchors` names one of its registers. `cgpath policy from-boot`
@@ -134,12 +134,12 @@ pub struct Accept {
     #[serde(default = "default_anchors", deserialize_with = "anchors")]
     #[schemars(length(min = 1, max = 2))]
     pub anchors: Vec<Anchor>,
-    /// Quoted PCR banks that are judged: `sha1`, `sha256`, `sha384`, `sha512`. Each of them must be quoted. There are none
+    /// Quoted PCR banks that are appraised: `sha1`, `sha256`, `sha384`, `sha512`. Each of them must be quoted. There are none
     /// where `anchors` does not name `pcr-10`.
     #[serde(default, deserialize_with = "some")]
     #[schemars(schema_with = "banks_schema")]
     pub banks: Vec<Bank>,
-    /// Digests of the BPF object that the collector loads. Left out: any, since the collector itself is judged.
+    /// Digests of the BPF object that the collector loads. Left out: any, since the collector itself is appraised.
     #[serde(default, deserialize_with = "some_sha256")]
     #[schemars(schema_with = "digests_schema")]
     pub bpf_objects: Option<Vec<Digest>>,
@@ -181,7 +181,7 @@ pub enum PredatingPods {
     /// Neither trusted nor failed: `predates collector`.
     #[default]
     Report,
-    /// Judged by what was seen of them since.
+    /// Appraised by what was seen of them since.
     Trust,
     /// Untrusted.
     Untrust,
@@ -255,7 +255,7 @@ pub struct References {
     #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
-    /// Paths that are not judged.
+    /// Paths that are not appraised.
     #[serde(default)]
     pub excludes: Excludes,
 }
@@ -298,7 +298,7 @@ pub struct Pod {
     /// Reference files of its images, relative to the policy file's folder.
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
-    /// Paths that are not judged in this pod.
+    /// Paths that are not appraised in this pod.
     #[serde(default)]
     pub excludes: Excludes,
     /// V9: what to do when a program ran in it that runs others out of the kernel's sight.

@@ -133,7 +133,7 @@ pub struct Container {
     #[serde(deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
-    /// Paths that are not judged in this container.
+    /// Paths that are not appraised in this container.
     #[serde(default)]
     pub excludes: Excludes,
     /// V9: what to do when a program ran in it that runs others out of the kernel's sight.

@@ -1,8 +1,8 @@
 //! Appraisal: evidence and policy in, verdict out.
 //!
 //! Pure: no I/O, no clock. Every rule of docs/spec/rules.md has one place here: a step over what is known of
-//! a node and what a round adds, and a conclusion. Whole evidence is one round from nothing; who follows a
-//! node takes the same steps (see `steps`). No check is passed over because its input is missing: what is
+//! a node and what a round adds, and a conclusion. Whole evidence is one round from nothing; a delta takes
+//! the same steps (see `steps`). No check is passed over because its input is missing: what is
 //! absent fails, and a bypass is a key that starts with `dangerous-` and is repeated in the verdict. Not
 //! here: what is allowed (see `cgpath-policy`), how evidence is encoded (see `cgpath-evidence`).
 

@@ -55,7 +55,7 @@ pub struct Report {
     /// Does not ask whether the evidence was made for a request
     #[arg(long, requires = "policy")]
     dangerous_no_nonce: bool,
-    /// Verdicts that were made before, instead of judging
+    /// Verdicts that were made before, instead of an appraisal
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "store"])]
     verdicts: Option<PathBuf>,
     /// The verifier's directory, for evidence and verdicts
@@ -115,7 +115,7 @@ impl Report {
             _ => {
                 return Err(
                     Failure::new("usage", "nothing says what to conclude from the evidence").hint(
-                        "--policy FILE --ak FILE|FINGERPRINT judges it; --verdicts FILE takes what was \
+                        "--policy FILE --ak FILE|FINGERPRINT appraises it; --verdicts FILE takes what was \
                         concluded before",
                     ),
                 );
@@ -275,7 +275,7 @@ impl Report {
                         "usage",
                         format!("{}: no verdict rests on this evidence", show(file)),
                     )
-                    .hint("leave it out, or judge it with --policy and --ak"));
+                    .hint("leave it out, or appraise it with --policy and --ak"));
                 }
                 by_hash.insert(hash, evidence);
             }

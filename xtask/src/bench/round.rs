@@ -36,7 +36,7 @@ const VERIFIER: &[(&str, &str, &str, f64)] = &[
 
 /// The same of the collector's.
 const COLLECTOR: &[(&str, &str, &str, f64)] = &[
-    ("collector, a round for who follows", "ms", "cpu", 1.0),
+    ("collector, a round with a delta", "ms", "cpu", 1.0),
     ("    records into the spool and the chain", "ms", "records", 1.0),
     ("    list, checkpoint, anchoring", "ms", "seal", 1.0),
     ("    asking for the quote", "ms", "quote", 1.0),
@@ -156,7 +156,7 @@ fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Resul
         ratios: Vec::new(),
     };
     report.method.extend(what_is_in().map(str::to_owned));
-    for (at, what) in ["a round for who follows", "whole evidence beyond it"]
+    for (at, what) in ["a round with a delta", "whole evidence beyond it"]
         .into_iter()
         .enumerate()
     {

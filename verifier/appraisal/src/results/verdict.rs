@@ -553,7 +553,7 @@ impl core::fmt::Display for Verdict {
             if pod.state == State::PredatesCollector {
                 writeln!(
                     f,
-                    "    ran before the collector did: restart it to judge it"
+                    "    ran before the collector did: restart it to have it appraised"
                 )?;
             }
             for container in &pod.containers {

@@ -164,10 +164,10 @@ impl Until {
     }
 }
 
-/// Enrols what stands in `node` in place of what there is, and judges all kept evidence since its boot again.
+/// Enrols what stands in `node` in place of what there is, and re-appraises all kept evidence since its boot.
 ///
 /// # Errors
-/// Evidence that cannot be judged by it; nothing is changed then.
+/// Evidence that cannot be appraised by it; nothing is changed then.
 pub fn enrol(
     store: &Store,
     node: &Node,
@@ -212,7 +212,7 @@ struct Decided<'a> {
 }
 
 impl Decided<'_> {
-    /// Judges all kept evidence since the node's boot again and keeps both; `None` where the node changed
+    /// Re-appraises all kept evidence since the node's boot and keeps both; `None` where the node changed
     /// meanwhile.
     fn apply(&self, store: &Store) -> Result<Option<Reappraisal>, Failure> {
         let again = reappraisal::since_boot(store, self.node, self.policy, self.waivers, self.now)?;

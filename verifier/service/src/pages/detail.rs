@@ -197,7 +197,7 @@ pub(crate) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
     page.finish_document()
 }
 
-/// The pod's state when the evidence came, where judging it again made another of it.
+/// The pod's state when the evidence came, where its re-appraisal made another of it.
 fn changed(verdict: &Scoped, pod: &PodVerdict) -> Option<State> {
     let first = verdict.first.as_ref()?.pod(pod.uid)?.state;
     (first != pod.state).then_some(first)

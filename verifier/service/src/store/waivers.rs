@@ -15,7 +15,7 @@ use std::collections::HashMap;
 /// Who works from what the node was before has to begin anew.
 const NEXT_VERSION: &str = "UPDATE nodes SET version = version + 1 WHERE name = ?1";
 
-/// A kept verdict as far as it is needed to judge its evidence again.
+/// A kept verdict as far as it is needed to re-appraise its evidence.
 #[derive(Debug, Clone)]
 pub struct Past {
     /// Its id.
