@@ -7,6 +7,7 @@
 
 mod accept;
 mod attacks;
+mod boot_log;
 mod ear;
 mod follow;
 mod honest;
@@ -23,7 +24,6 @@ mod published;
 mod rules;
 mod td;
 mod tenant;
-mod v10_boot;
 mod vectors;
 #[path = "common/ways.rs"]
 mod ways;

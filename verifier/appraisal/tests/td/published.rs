@@ -45,7 +45,7 @@ fn verifies(verdict: &Verdict) -> TdVerdict {
 }
 
 fn sample(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/tdx/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/td/published/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
