@@ -1,6 +1,6 @@
 //! Raw records of the ring buffer, decoded.
 //!
-//! Pure: bytes in, types out; no unsafe code. Layouts: `ebpf_common`, host byte order. Every length is
+//! Pure: bytes in, types out; no unsafe code. Layouts: `cgpath_ebpf_common`, host byte order. Every length is
 //! checked before it is used, whatever the bytes say.
 //! Not here: joining of paths and processes, what a record means.
 #![forbid(unsafe_code)]

@@ -322,7 +322,7 @@ fn tpm_switches(class: &Path) -> impl Iterator<Item = u64> + use<> {
         .filter_map(|file| fs::metadata(file).ok().map(|m| m.ino()))
 }
 
-/// `ebpf_common`'s tick is that of this machine's /proc.
+/// `cgpath_ebpf_common`'s tick is that of this machine's /proc.
 pub(super) fn check_tick() -> Result<()> {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
         .ok()

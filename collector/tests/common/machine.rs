@@ -80,7 +80,7 @@ pub fn program() -> Digest {
     Bank::Sha256.hash(&[b"this collector"])
 }
 
-/// Numbers of a record, host byte order. Layouts: `ebpf_common`.
+/// Numbers of a record, host byte order. Layouts: `cgpath_ebpf_common`.
 #[derive(Default)]
 struct Raw(Vec<u8>);
 

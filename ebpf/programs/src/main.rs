@@ -1,4 +1,4 @@
-//! The eBPF programs: each writes one raw record (layouts: `ebpf_common`) for what it sees.
+//! The eBPF programs: each writes one raw record (layouts: `cgpath_ebpf_common`) for what it sees.
 //!
 //! Promises: a sequence number is taken before space is reserved, so a record that is lost leaves a hole and
 //! a count; what could not be read, hashed or named is counted and the record is sent all the same; what a

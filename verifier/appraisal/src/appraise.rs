@@ -15,6 +15,7 @@ use crate::rules::v01_quote;
 use crate::rules::v01_td;
 use crate::steps::Progress;
 use cgpath_evidence::Evidence;
+use cgpath_evidence::wire::VERSION;
 use cgpath_policy::{Anchor, NodeKeyPolicy, Policy};
 
 /// A nonce is never shorter than this many bytes: shorter ones can be guessed ahead.
@@ -48,7 +49,7 @@ pub enum Unusable {
     #[error("the policy names pcr-10 as an anchor, and no attestation key is given")]
     NoKey,
     /// Evidence of a version that is not known here.
-    #[error("evidence version {0}, not 1")]
+    #[error("evidence version {0}, not {VERSION}")]
     Version(u32),
 }
 
@@ -155,7 +156,7 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
     if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
         return Err(Unusable::NoKey);
     }
-    if round.version != cgpath_evidence::wire::VERSION {
+    if round.version != VERSION {
         return Err(Unusable::Version(round.version));
     }
     Ok(())

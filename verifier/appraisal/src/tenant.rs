@@ -115,7 +115,7 @@ pub fn verify(
     {
         return Err(Unusable::Nonce { len: nonce.len() });
     }
-    if bundle.version != 1 {
+    if bundle.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(bundle.version));
     }
     let answered = answered(bundle, &context.nonce);

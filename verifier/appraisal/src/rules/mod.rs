@@ -3,8 +3,7 @@
 //! A rule is a step over what is known of a node and what a round adds, and a conclusion. [`crate::steps`]
 //! takes the steps in their order. What several rules need is in `opinion` (what the policy says of a
 //! content), `partition` (what one partition used), `uses` (the same before it is judged), `names` and
-//! `waits`. V13 has no file: each rule fails where its own input
-//! is absent.
+//! `waits`. V13 has no file: each rule fails where its own input is absent.
 //! Not here: whom a finding is about and what follows from it (see `results`).
 
 pub(crate) mod names;
