@@ -224,22 +224,15 @@ impl Waiting {
 
 /// Bytes that it holds, about.
 fn weight(stated: &Stated) -> usize {
-    const EACH: usize = 64;
-    let texts: Vec<usize> = match &stated.named {
-        Named::Pod(pod) => {
-            let labels = pod
-                .labels
-                .iter()
-                .flat_map(|(key, value)| [key.len(), value.len()]);
-            labels.chain([pod.namespace.len(), pod.name.len()]).collect()
-        }
-        Named::Container(container) => {
-            let references = container.references.iter().map(String::len);
-            let own = [container.id.len(), container.name.len(), container.image.len()];
-            references.chain(own).collect()
-        }
+    fn sum<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
+        const EACH: usize = 64;
+        texts.map(|text| text.len() + EACH).sum()
+    }
+    let texts = match &stated.named {
+        Named::Pod(pod) => sum(pod.texts()),
+        Named::Container(container) => sum(container.texts()),
     };
-    size_of::<Stated>() + texts.iter().map(|len| len + EACH).sum::<usize>()
+    size_of::<Stated>() + texts
 }
 
 #[cfg(test)]

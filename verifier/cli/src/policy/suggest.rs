@@ -224,7 +224,7 @@ fn images_of(allowed: &Allowed) -> impl Iterator<Item = String> {
 /// The workload that a pod is of, under a policy of version 2.
 fn workload_of<'a>(policy: &'a Policy, pod: &PodVerdict) -> Option<&'a WorkloadPolicy> {
     let name = pod.name.as_ref()?;
-    let mut all = policy.workloads.iter().flat_map(|part| &part.list);
+    let mut all = policy.all_workloads();
     all.find(|workload| workload.workload.name == *name)
 }
 
