@@ -12,6 +12,7 @@ use crate::bpf;
 use crate::config::{Config, DEFAULT_PATH, EXAMPLE};
 use crate::control;
 use boot_loader::BootLoader;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,9 @@ pub enum SetupError {
     /// The daemon runs.
     #[error("cgpathd runs: stop it first (systemctl disable --now cgpathd)")]
     Running,
+    /// The kernel keeps programs of which no pin is left.
+    #[error("{}", still_loaded(.0))]
+    StillLoaded(BTreeSet<u32>),
     /// The programs.
     #[error(transparent)]
     Bpf(#[from] bpf::Error),
@@ -242,12 +246,26 @@ fn command_line(boot_loaders: &[BootLoader], out: &mut String) {
 /// Takes the programs down. The daemon must not run: it would have nothing to read.
 ///
 /// # Errors
-/// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin cannot be removed.
+/// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin cannot be removed; [`SetupError::StillLoaded`] if
+/// the kernel keeps the programs though all are.
 pub fn unload(config: &Config) -> Result<(), SetupError> {
     if control::ask_status(&config.run_dir).is_ok() {
         return Err(SetupError::Running);
     }
-    Ok(bpf::unload(&config.bpf.pin_dir)?)
+    match bpf::unload(&config.bpf.pin_dir)? {
+        left if left.is_empty() => Ok(()),
+        left => Err(SetupError::StillLoaded(left)),
+    }
+}
+
+fn still_loaded(left: &BTreeSet<u32>) -> String {
+    let ids: Vec<String> = left.iter().map(u32::to_string).collect();
+    format!(
+        "the pins are removed, and {} s later the kernel still has some of the programs (ids {}): another \
+         process holds them, or the kernel is late; they may still run",
+        bpf::UNLOAD_PATIENCE.as_secs(),
+        ids.join(" ")
+    )
 }
 
 /// Undoes it: unloads the programs, unmounts, removes what [`install`] made and nobody changed.
@@ -260,8 +278,9 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
         return Err(SetupError::Running);
     }
     let verb = if dry_run { "would remove" } else { "removed" };
+    let mut left = BTreeSet::new();
     if !dry_run {
-        bpf::unload(&config.bpf.pin_dir)?;
+        left = bpf::unload(&config.bpf.pin_dir)?;
         ima::unmount(&config.run_dir)?;
         key::remove(&config.run_dir)?;
     }
@@ -272,6 +291,9 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
             config.bpf.pin_dir.display()
         ),
     );
+    if !left.is_empty() {
+        line(&mut out, format_args!("but      {}", still_loaded(&left)));
+    }
     line(
         &mut out,
         format_args!("{verb}  the file system of checkpoint files and this boot's checkpoint key"),

@@ -72,6 +72,18 @@ impl PodName {
             labels_left_out,
         }
     }
+
+    /// All texts in it, by which it is weighed.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let PodName {
+            namespace,
+            name,
+            labels,
+            labels_left_out: _,
+        } = self;
+        let labels = labels.iter().flat_map(|(key, value)| [key, value]);
+        labels.chain([namespace, name]).map(String::as_str)
+    }
 }
 
 /// A container as the runtime names it.
@@ -209,6 +221,18 @@ fn labels_fault(labels: &[(String, String)]) -> Option<&'static str> {
 }
 
 impl ContainerName {
+    /// All texts in it, by which it is weighed.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let ContainerName {
+            id,
+            name,
+            sandbox: _,
+            image,
+            references,
+        } = self;
+        references.iter().chain([id, name, image]).map(String::as_str)
+    }
+
     fn fault(&self) -> Option<&'static str> {
         if !cgroup::is_container_id(self.id.as_bytes()) {
             return Some("a container's id is not 64 hex digits in lower case");

@@ -46,7 +46,7 @@ fn each_example_loads_with_the_reference_files_beside_it() {
         let policy = load(&path, |name| {
             std::fs::read(folder.join(name)).map_err(|e| e.to_string())
         });
-        let workloads = policy.workloads.iter().flat_map(|part| &part.list).count();
+        let workloads = policy.all_workloads().count();
         assert!(policy.pods.len() + workloads > 0);
         only_shipped_ima_policies(&policy);
     }

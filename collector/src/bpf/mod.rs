@@ -19,6 +19,7 @@ mod places;
 mod requirements;
 mod ring;
 mod table;
+mod unload;
 
 pub use budgets::Budget;
 pub use cgpath_ebpf_common::Budget as PodBudget;
@@ -26,6 +27,7 @@ pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
 pub use guard::{Orders, own_program};
 pub use ring::{Item, Ring};
+pub use unload::{PATIENCE as UNLOAD_PATIENCE, unload};
 
 use aya::maps::{Array, MapData};
 use cgpath_ebpf_common::Counters;
@@ -468,32 +470,6 @@ fn ftrace_enabled() -> Result<Option<bool>> {
 /// If that cannot be seen.
 pub fn are_pinned(pin_dir: &Path) -> Result<bool> {
     load::exists(&load::meta_pin(pin_dir))
-}
-
-/// Removes all pins in `pin_dir`, and so detaches and unloads the programs. Nothing there is not an error.
-///
-/// # Errors
-/// If a pin cannot be removed.
-///
-/// In the mode "deny" only a collector may do this: see `guard`.
-pub fn unload(pin_dir: &Path) -> Result<()> {
-    match fs::metadata(pin_dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            return Err(Error::Io {
-                what: "look at",
-                path: pin_dir.to_owned(),
-                source,
-            });
-        }
-        Ok(_) => {}
-    }
-    load::clear(pin_dir)?;
-    fs::remove_dir(pin_dir).map_err(|source| Error::Io {
-        what: "remove",
-        path: pin_dir.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]

@@ -420,7 +420,10 @@ impl Engine {
             // Somebody removed the pins in this moment.
             Adopted::Fresh { .. } if has_seal => {
                 drop(bpf);
-                bpf::unload(&config.bpf.pin_dir)?;
+                let left = bpf::unload(&config.bpf.pin_dir)?;
+                if !left.is_empty() {
+                    tracing::warn!(programs = ?left, "the kernel still has programs that were loaded anew");
+                }
                 return Err(EngineError::ProgramsGone);
             }
             _ => {}

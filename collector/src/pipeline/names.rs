@@ -7,16 +7,21 @@
 use super::event::{Stated, Unnamed};
 use cgpath_evidence::cgroup::attribute;
 use cgpath_evidence::{Named, PartitionKey, PodUid};
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Pods and containers that were never named and whose directories are gone, and that still can be; those
-/// that went first are forgotten first. A name that is so late is of no use to anybody.
-const KEPT_UNNAMED: usize = 16_384;
+/// Whose directories are gone and who are kept all the same: pods, and containers that were never named and
+/// still can be, in the partition of their pod. Those that went first are forgotten first: a name that is so
+/// late is of no use to anybody.
+const KEPT_GONE: usize = 16_384;
 
 /// Names that wait for a directory: the kernel side's record of it is on its way.
 const MAX_WAITING: usize = 1024;
 /// And bytes of them.
 const MAX_WAITING_BYTES: usize = 1 << 20;
+
+/// See [`Who::mark`].
+type Mark = [u8; 16];
 
 /// Who is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +48,18 @@ impl Who {
         }
         let own = found.container.filter(|own| !own.monitor)?;
         Some(Who::Container(uid, digits(&own.id)?))
+    }
+
+    /// What stands for it where it is only to be known again: half of a SHA-256, so that nobody makes two
+    /// with the same.
+    fn mark(&self) -> Mark {
+        let hash = match self {
+            Who::Pod(uid) => Sha256::new().chain_update(uid.0),
+            Who::Container(uid, id) => Sha256::new().chain_update(uid.0).chain_update(id),
+        };
+        let mut mark = Mark::default();
+        mark.copy_from_slice(&hash.finalize()[..size_of::<Mark>()]);
+        mark
     }
 
     /// Whom this is said of.
@@ -78,11 +95,15 @@ struct Known {
 /// All of this boot.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// Those that have a directory, and those of `gone`.
     known: HashMap<Who, Known>,
     /// Whose the directories are that are there.
     directories: HashMap<u64, Who>,
-    /// Unnamed ones whose directory went, in the order in which they went.
+    /// Whose directory went, in the order in which they went: [`KEPT_GONE`] at most.
     gone: VecDeque<Who>,
+    /// Who was named and is not among `known` any more. Each has a record in the journal, which is many times
+    /// as long: what bounds the journal bounds this.
+    named: HashSet<Mark>,
     waiting: Waiting,
     unnamed: Unnamed,
 }
@@ -98,10 +119,11 @@ impl Names {
         self.removed(id);
         let who = who?;
         self.directories.insert(id, who);
-        let known = self.known.entry(who).or_insert(Known {
+        let named = &mut self.named;
+        let known = self.known.entry(who).or_insert_with(|| Known {
             directory: id,
             is_there: false,
-            is_named: false,
+            is_named: named.remove(&who.mark()),
         });
         known.directory = id;
         let was_there = std::mem::replace(&mut known.is_there, true);
@@ -124,20 +146,30 @@ impl Names {
             return;
         };
         known.is_there = false;
-        if known.is_named {
-            return;
+        match (who, known.is_named) {
+            // It has all that it can have. A pod has a place for the names of its containers, too.
+            (Who::Container(..), true) => return self.forget(who),
+            (_, true) => {}
+            (_, false) => self.unnamed.left = self.unnamed.left.saturating_sub(1),
         }
-        self.unnamed.left = self.unnamed.left.saturating_sub(1);
         self.gone.push_back(who);
-        if self.gone.len() > KEPT_UNNAMED
+        if self.gone.len() > KEPT_GONE
             && let Some(first) = self.gone.pop_front()
-            && self
-                .known
-                .get(&first)
-                .is_some_and(|known| !known.is_named && !known.is_there)
         {
-            self.known.remove(&first);
+            self.forget(first);
         }
+    }
+
+    /// One whose directory is gone, and has not been made anew, is not known any more, but for that it has a
+    /// name.
+    fn forget(&mut self, who: Who) {
+        let Some(known) = self.known.get(&who).filter(|known| !known.is_there) else {
+            return;
+        };
+        if known.is_named {
+            self.named.insert(who.mark());
+        }
+        self.known.remove(&who);
     }
 
     /// Of all this the first word on each one that has a directory and no name. What is of nobody yet waits,
@@ -159,6 +191,8 @@ impl Names {
                         due.push(stated);
                     }
                 }
+                // Runtimes list containers long after their end.
+                None if self.named.contains(&who.mark()) => {}
                 None => self.waiting.add(who, stated),
             }
         }
@@ -175,12 +209,15 @@ impl Names {
 
     /// It is recorded: from now on it stands.
     pub(super) fn recorded(&mut self, stated: &Stated) {
-        if let Some(who) = Who::of(stated)
-            && let Some(known) = self.known.get_mut(&who)
-            && !std::mem::replace(&mut known.is_named, true)
-            && known.is_there
-        {
-            self.unnamed.left = self.unnamed.left.saturating_sub(1);
+        let Some(who) = Who::of(stated) else { return };
+        let Some(known) = self.known.get_mut(&who) else {
+            return;
+        };
+        let was_named = std::mem::replace(&mut known.is_named, true);
+        match (who, known.is_there) {
+            (_, true) if !was_named => self.unnamed.left = self.unnamed.left.saturating_sub(1),
+            (Who::Container(..), false) => self.forget(who),
+            _ => {}
         }
     }
 
@@ -224,22 +261,15 @@ impl Waiting {
 
 /// Bytes that it holds, about.
 fn weight(stated: &Stated) -> usize {
-    const EACH: usize = 64;
-    let texts: Vec<usize> = match &stated.named {
-        Named::Pod(pod) => {
-            let labels = pod
-                .labels
-                .iter()
-                .flat_map(|(key, value)| [key.len(), value.len()]);
-            labels.chain([pod.namespace.len(), pod.name.len()]).collect()
-        }
-        Named::Container(container) => {
-            let references = container.references.iter().map(String::len);
-            let own = [container.id.len(), container.name.len(), container.image.len()];
-            references.chain(own).collect()
-        }
+    fn sum<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
+        const EACH: usize = 64;
+        texts.map(|text| text.len() + EACH).sum()
+    }
+    let texts = match &stated.named {
+        Named::Pod(pod) => sum(pod.texts()),
+        Named::Container(container) => sum(container.texts()),
     };
-    size_of::<Stated>() + texts.iter().map(|len| len + EACH).sum::<usize>()
+    size_of::<Stated>() + texts
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ pub struct RuntimeStatus {
     /// Pods and containers that are there and that it has not named.
     #[serde(default)]
     pub unnamed: u64,
+    /// Sandboxes in the last answer that have more labels, or longer ones, than a record holds: their pods
+    /// are named without them.
+    #[serde(default)]
+    pub labels_left_out: u64,
     /// Why the last question had no answer, or what of the answer was passed over.
     pub error: Option<String>,
 }
@@ -70,6 +74,7 @@ struct Known {
     pods: BTreeMap<PodUid, (Pod, u64)>,
     answers: u64,
     answered: Option<Instant>,
+    labels_left_out: u64,
     error: Option<String>,
 }
 
@@ -106,14 +111,16 @@ impl Names {
             pods: known.pods.len() as u64,
             answered_ago: known.answered.map(|at| at.elapsed().as_secs()),
             unnamed: 0,
+            labels_left_out: known.labels_left_out,
             error: known.error.clone(),
         })
     }
 
-    fn learn(&self, pods: Vec<(PodUid, Pod)>, passed_over: Option<String>) {
+    fn learn(&self, pods: Vec<(PodUid, Pod)>, labels_left_out: u64, passed_over: Option<String>) {
         let mut known = self.known();
         known.answers += 1;
         known.answered = Some(Instant::now());
+        known.labels_left_out = labels_left_out;
         if known.error != passed_over {
             if let Some(what) = &passed_over {
                 tracing::warn!(what, "the container runtime says what is no name");
@@ -192,7 +199,7 @@ pub async fn ask(
         match answer {
             Ok((words, whole)) => {
                 is_whole = whole;
-                names.learn(words.pods, words.passed_over);
+                names.learn(words.pods, words.labels_left_out, words.passed_over);
                 // Where the pipeline is behind, this is passed over: it is said again.
                 let _ = line.said.try_send(words.stated);
             }
@@ -303,12 +310,26 @@ mod tests {
             labels: BTreeMap::new(),
         };
         let uid = |n: usize| PodUid((n as u128).to_be_bytes());
-        names.learn(vec![(uid(0), pod(0)), (uid(1), pod(1))], None);
-        names.learn(vec![(uid(1), pod(7))], None);
+        names.learn(vec![(uid(0), pod(0)), (uid(1), pod(1))], 0, None);
+        names.learn(vec![(uid(1), pod(7))], 0, None);
         assert_eq!((names.of(uid(0)), names.of(uid(1))), (Some(pod(0)), Some(pod(7))));
-        names.learn((2..=MAX_PODS).map(|n| (uid(n), pod(n))).collect(), None);
+        names.learn((2..=MAX_PODS).map(|n| (uid(n), pod(n))).collect(), 0, None);
         assert_eq!(names.of(uid(0)), None, "it was not named for longest");
         assert_eq!(names.of(uid(1)), Some(pod(7)));
         assert_eq!(names.infos().len(), MAX_PODS);
+    }
+
+    #[test]
+    fn labels_that_are_left_out_are_counted_and_are_no_failure_of_the_runtime() {
+        let names = Names::default();
+        names.known().socket = "/run/cri.sock".into();
+        let status = || {
+            let status = names.status().unwrap();
+            (status.labels_left_out, status.error)
+        };
+        names.learn(Vec::new(), 3, None);
+        assert_eq!(status(), (3, None));
+        names.learn(Vec::new(), 0, Some("a name is passed over".into()));
+        assert_eq!(status(), (0, Some("a name is passed over".into())));
     }
 }

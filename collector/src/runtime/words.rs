@@ -38,6 +38,9 @@ pub(super) struct Words {
     pub(super) pods: Vec<(PodUid, Pod)>,
     /// The same, their sandboxes and containers, as records have them; those that were made first come first.
     pub(super) stated: Vec<Stated>,
+    /// Sandboxes whose labels are left out: who makes a pod chooses them, so that this is no fault of the
+    /// runtime.
+    pub(super) labels_left_out: u64,
     /// What was passed over, if anything was.
     pub(super) passed_over: Option<String>,
 }
@@ -64,10 +67,7 @@ pub(super) fn words<'a>(
         let labels = sandbox.labels.into_iter().collect();
         let mut name = PodName::new(metadata.namespace, metadata.name, labels);
         name.labels_left_out |= !has_labels;
-        if name.labels_left_out {
-            let why = || format!("of pod {uid} the labels are left out: too many, or too long");
-            words.passed_over.get_or_insert_with(why);
-        }
+        words.labels_left_out += u64::from(name.labels_left_out);
         let own = ContainerName {
             id: sandbox.id.clone(),
             name: String::new(),
@@ -199,7 +199,7 @@ mod tests {
             vec![sandbox(UID, "shop", "till-0.x")],
             &[(container(), More::default())],
         );
-        assert_eq!(words.passed_over, None);
+        assert_eq!((words.labels_left_out, words.passed_over), (0, None));
         let pod = PodName {
             namespace: "shop".into(),
             name: "till-0.x".into(),
@@ -281,7 +281,7 @@ mod tests {
                 (name.namespace.as_str(), name.name.as_str(), words.stated.len()),
                 ("shop", "till", 2)
             );
-            assert!(words.passed_over.unwrap().contains("labels"));
+            assert_eq!((words.labels_left_out, words.passed_over), (1, None));
             assert_eq!(words.pods.len(), 1);
         }
     }

@@ -119,6 +119,13 @@ pub fn text(status: &Status) -> String {
         if runtime.unnamed > 0 {
             let _ = write!(text, ", {} pods and containers without a name", runtime.unnamed);
         }
+        if runtime.labels_left_out > 0 {
+            let _ = write!(
+                text,
+                ", {} sandboxes with too many or too long labels",
+                runtime.labels_left_out
+            );
+        }
         if let Some(error) = &runtime.error {
             let _ = write!(text, "; last error: {}", foreign(error));
         }
@@ -311,6 +318,11 @@ fn known(all: &mut Metrics, status: &Status) {
             runtime.unnamed,
         );
         all.gauge(
+            "runtime_labels_left_out",
+            "Sandboxes of pods that are named without their labels, since these are too many or too long",
+            runtime.labels_left_out,
+        );
+        all.gauge(
             "runtime_failing",
             "Whether the last question to the container runtime had no whole answer",
             u64::from(runtime.error.is_some()),
@@ -492,6 +504,7 @@ mod tests {
                 pods: 10,
                 answered_ago: Some(11),
                 unnamed: 12,
+                labels_left_out: 13,
                 error: None,
             }),
         }
@@ -515,7 +528,8 @@ mod tests {
             "cgroup 72: 50 of 100 units used, 4 entries\n",
             "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
-            "10 pods, answered 11 s ago, 12 pods and containers without a name",
+            "10 pods, answered 11 s ago, 12 pods and containers without a name, 13 sandboxes with too many \
+             or too long labels",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -572,6 +586,7 @@ mod tests {
             "cgpathd_sink_unnamed_pods{sink=\"audit\",kind=\"file\"} 9",
             "cgpathd_runtime_pods 10",
             "cgpathd_runtime_unnamed 12",
+            "cgpathd_runtime_labels_left_out 13",
             "cgpathd_runtime_failing 0",
         ] {
             assert!(up.lines().any(|line| line == sample), "{sample}: {up}");

@@ -137,7 +137,7 @@ fn ancestor(tgid: u32, exe: &[u8], source: ExeSource) -> Ancestor {
 }
 
 pub(super) fn records() -> Vec<(&'static str, Record)> {
-    vec![
+    let mut all = vec![
         ("entry", sample_record(1, EventKind::Entry)),
         ("violation", sample_record(2, EventKind::Violation)),
         ("execution", sample_record(3, EventKind::Execution)),
@@ -147,16 +147,13 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
         ("layer-write", sample_record(9, EventKind::LayerWrite)),
-    ]
+    ];
+    all.extend(names().map(|(name, named)| (name, name_record(named))));
+    all
 }
 
 /// Records of each kind.
 pub fn record_cbor() -> Seeds {
-    let names = names().map(|(name, named)| (name, name_record(named)));
-    seeds(
-        records()
-            .into_iter()
-            .chain(names)
-            .map(|(name, record)| (name, record.to_cbor())),
-    )
+    let records = records().into_iter();
+    seeds(records.map(|(name, record)| (name, record.to_cbor())))
 }

@@ -75,7 +75,7 @@ fn left_out(policy: &Policy) -> Vec<String> {
         let items = excludes.items().iter();
         found.extend(items.map(|item| format!("{part}.excludes: {item}: an exclude is no reference value")));
     }
-    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+    let workloads = policy.all_workloads();
     found.extend(workloads.map(|workload| {
         let name = &workload.workload.name;
         format!("workloads: {name}: a workload has no place there, nor have its values")

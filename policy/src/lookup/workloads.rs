@@ -193,6 +193,11 @@ impl Loader<'_> {
 }
 
 impl Policy {
+    /// The workloads that this policy has, in their order; none under version 1.
+    pub fn all_workloads(&self) -> impl Iterator<Item = &WorkloadPolicy> {
+        self.workloads.iter().flat_map(|part| &part.list)
+    }
+
     /// Looks up a content found in a container: in its own values, then the runtime files by hash, since the
     /// runtime runs a copy of itself while it sets the container up.
     pub fn look_up_container(

@@ -74,11 +74,10 @@ pub use inputs::context::{
 pub use results::explain;
 pub use results::finding::{Finding, MAX_FINDINGS, Severity, Subject};
 pub use results::verdict::{
-    AwaitedPod, BootAppraisal, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, NodeVerdict, PodVerdict,
-    SeenFile, State, TdVerdict, Verdict,
+    AwaitedPod, BootAppraisal, ContainerVerdict, Deviation, LeftOut, MAX_LISTED, MAX_PARTS, NodeVerdict,
+    PodPart, PodVerdict, SeenFile, State, TdVerdict, Verdict,
 };
 pub use rules::Rule;
 pub use rules::v01_quote::key_name;
 pub use rules::v05_pending::{MAX_HELD_SECONDS, MAX_UNNAMED};
-pub use rules::v09_contents::part_of_content;
 pub use rules::waits::MAX_WAITING;

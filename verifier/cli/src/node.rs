@@ -15,7 +15,7 @@ use cgpath_policy::{Anchor, Policy};
 use cgpath_service::pinned;
 use cgpath_service::policy_files;
 use cgpath_service::reappraisal::Reappraisal;
-use cgpath_service::store::{Node, ReappraisalNote, Store, StoreError, StoredVerdict, valid_name};
+use cgpath_service::store::{Node, Store, StoreError, StoredVerdict, valid_name};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use standing::Standing;
@@ -59,7 +59,11 @@ its clock may be wrong nothing has to be done. An attacker who puts a TPM back t
 on the node first.")]
     Forget(back::Forget),
     /// Shows what was re-appraised or forgotten, why, and what came of it
-    #[command(after_help = "Example:\n  cgpath node history worker-1")]
+    #[command(after_help = "Example:
+  cgpath node history worker-1
+
+At most 1000 lines, the newest first; verdicts that one re-appraisal left as they were are one line. With --json at \
+most 1000 notes, one for each verdict.")]
     History {
         /// The node
         name: String,
@@ -469,9 +473,11 @@ pub fn standing_lines(node: &Node, standing: &Standing, out: &mut Output) -> Res
     Ok(())
 }
 
+/// Lines of a node's history that are shown; in JSON, notes.
+const LINES: u32 = 1000;
+
 fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failure> {
     store.node(name)?;
-    let notes = store.reappraisals(name, 1000)?;
     let forgotten = store.forgotten(name)?;
     if out.json() {
         #[derive(Serialize)]
@@ -480,12 +486,17 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
             Reappraised(&'a A),
             Forgotten { forgotten: &'a B },
         }
+        let notes = store.reappraisals(name, LINES)?;
         let all = forgotten.iter().map(|forgotten| Either::Forgotten { forgotten });
         let all: Vec<_> = all.chain(notes.iter().map(Either::Reappraised)).collect();
         out.object(&all)?;
         return Ok(Status::Clean);
     }
-    if notes.is_empty() {
+    // One more, to see whether there is one.
+    let mut lines = store.reappraisal_lines(name, LINES as usize + 1)?;
+    let has_more = lines.len() > LINES as usize;
+    lines.truncate(LINES as usize);
+    if lines.is_empty() {
         out.line("nothing was re-appraised")?;
     }
     for forgotten in &forgotten {
@@ -496,42 +507,30 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         ))?;
         out.line(format_args!("    statement {}", forgotten.digest))?;
     }
-    for together in notes.chunk_by(unchanged_together) {
-        let Some((note, older)) = together.split_first() else {
-            continue;
-        };
-        let (time, reason) = (utc(note.time), escape(note.reason.as_bytes()));
-        match older.last() {
-            Some(oldest) => out.line(format_args!(
+    for line in &lines {
+        let (time, reason) = (utc(line.time), escape(line.reason.as_bytes()));
+        if line.verdicts > 1 {
+            out.line(format_args!(
                 "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before; {reason}",
-                together.len(),
-                oldest.verdict,
-                note.verdict
-            ))?,
-            None => {
-                let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
-                let (old, new) = (word(note.old_trusted), word(note.new_trusted));
-                out.line(format_args!(
-                    "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
-                    note.verdict
-                ))?;
-            }
+                line.verdicts, line.oldest, line.newest
+            ))?;
+        } else {
+            let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
+            let (old, new) = (word(line.old_trusted), word(line.new_trusted));
+            out.line(format_args!(
+                "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
+                line.newest
+            ))?;
         }
-        if note.old_policy != note.new_policy {
+        if line.old_policy != line.new_policy {
             out.line(format_args!(
                 "    policy {} instead of {}",
-                note.new_policy, note.old_policy
+                line.new_policy, line.old_policy
             ))?;
         }
     }
+    if has_more {
+        out.line("what was re-appraised before that is kept and not shown")?;
+    }
     Ok(Status::Clean)
-}
-
-/// Whether two neighbours of a node's history are of one re-appraisal that left both as trusted as before.
-fn unchanged_together(a: &ReappraisalNote, b: &ReappraisalNote) -> bool {
-    let is_same = |note: &ReappraisalNote| note.old_trusted == note.new_trusted;
-    is_same(a)
-        && is_same(b)
-        && (a.time, &a.reason) == (b.time, &b.reason)
-        && (&a.old_policy, &a.new_policy) == (&b.old_policy, &b.new_policy)
 }

@@ -177,7 +177,7 @@ fn one_whose_directory_is_gone_can_still_be_named_until_many_others_went() {
     let id = |n: usize| hex::encode([&[0xee; 24][..], &(n as u64).to_be_bytes()].concat());
     made(&mut names, 1, "/kubepods/pod<uid>");
     names.recorded(&pod(uid(), "web"));
-    let all = KEPT_UNNAMED + 2;
+    let all = KEPT_GONE + 2;
     for n in 0..all {
         made(
             &mut names,
@@ -197,11 +197,65 @@ fn one_whose_directory_is_gone_can_still_be_named_until_many_others_went() {
     let kept = |n: usize| names.place(&container(uid(), &id(n), "web"));
     assert_eq!((kept(0), kept(1), kept(2)), (None, None, Some(1)));
     assert_eq!(kept(all - 1), Some(1));
-    assert!(names.directories.len() == 1 && names.known.len() == KEPT_UNNAMED + 1);
-    // The pod itself stays known, named as it is.
+    assert!(names.directories.len() == 1 && names.known.len() == KEPT_GONE + 1);
+    // The pod itself is kept beside them, named as it is.
     names.removed(1);
     assert_eq!(names.place(&container(uid(), &id(all - 1), "web")), Some(1));
     assert_eq!(names.place(&pod(uid(), "other")), None);
+}
+
+#[test]
+fn who_is_gone_leaves_and_is_neither_named_again_nor_otherwise_however_often_it_comes_back() {
+    let mut names = Names::default();
+    let number = |n: usize| (n as u64).to_be_bytes();
+    let uid = |n: usize| PodUid([[0xee; 8], number(n)].concat().try_into().unwrap());
+    let id = |n: usize| hex::encode([&[0xee; 24][..], &number(n)].concat());
+    let all = KEPT_GONE + 7;
+    // Each container is made, named before or after its end, and gone, as is its pod.
+    let come = |names: &mut Names, n: usize| {
+        let (pod, directory) = (format!("/kubepods/pod{}", uid(n)), 10 + 2 * n as u64);
+        names.made(directory, pod.as_bytes());
+        names.made(directory + 1, format!("{pod}/{}", id(n)).as_bytes());
+    };
+    let go = |names: &mut Names, n: usize| {
+        names.removed(11 + 2 * n as u64);
+        names.removed(10 + 2 * n as u64);
+    };
+    let said = |n: usize, name: &str| vec![pod(uid(n), name), container(uid(n), &id(n), name)];
+    for n in 0..all {
+        come(&mut names, n);
+        let first = said(n, "web");
+        assert_eq!(names.heard(first.clone()), first);
+        names.recorded(&first[0]);
+        if n % 2 == 0 {
+            names.recorded(&first[1]);
+        }
+        go(&mut names, n);
+        if n % 2 == 1 {
+            assert_eq!(names.place(&first[1]), Some(10 + 2 * n as u64));
+            names.recorded(&first[1]);
+        }
+        assert!(names.known.len() <= KEPT_GONE && names.gone.len() <= KEPT_GONE);
+    }
+    assert_eq!(names.known.len() + names.named.len(), 2 * all);
+    let is_known = |n: usize| names.known.contains_key(&Who::Pod(uid(n)));
+    assert_eq!([0, 1, all - 1].map(is_known), [false, false, true]);
+    assert!(names.directories.is_empty() && names.waiting.stated.is_empty());
+    assert_eq!(names.unnamed().left, 0);
+    // A runtime lists them on, and calls them otherwise; and they come back.
+    for n in [0, 1, all - 1] {
+        for round in 0..2 {
+            for stated in ["web", "other"].into_iter().flat_map(|name| said(n, name)) {
+                assert_eq!(names.place(&stated), None, "{round} {stated:?}");
+                assert!(names.heard(vec![stated]).is_empty(), "{round}");
+            }
+            come(&mut names, n);
+            assert_eq!(names.unnamed().left, 0);
+        }
+        go(&mut names, n);
+    }
+    assert!(names.waiting.stated.is_empty());
+    assert!(names.known.len() <= KEPT_GONE);
 }
 
 #[test]

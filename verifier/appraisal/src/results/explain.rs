@@ -274,7 +274,7 @@ fn parts<'p>(finding: &Finding, verdict: &Verdict, policy: &'p Policy) -> Vec<(S
         Subject::Partition(PartitionKey::Pod(uid)) => {
             parts.extend(policy.pods.get(&uid).map(|pod| own(&pod.allowed)));
             let name = verdict.pod(uid).and_then(|pod| pod.name.as_deref());
-            let mut workloads = policy.workloads.iter().flat_map(|part| &part.list);
+            let mut workloads = policy.all_workloads();
             let workload = workloads.find(|one| Some(one.workload.name.as_str()) == name);
             let containers = workload.into_iter().flat_map(|workload| workload.containers());
             parts.extend(containers.map(|(name, of)| (format!("container {name}"), &of.allowed)));

@@ -126,6 +126,55 @@ pub struct Deviation {
     pub path: Vec<u8>,
     /// The content that was found.
     pub digest: Digest,
+    /// Of a pod of a workload: its parts that used this and may not, in the order in which they are judged,
+    /// at most [`MAX_PARTS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PodPart>,
+    /// There are more of them.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub more_parts: bool,
+}
+
+impl Deviation {
+    /// This part used it, too.
+    pub(crate) fn add_part(&mut self, part: &PodPart) {
+        if self.parts.contains(part) {
+            return;
+        }
+        match self.parts.len() < MAX_PARTS {
+            true => self.parts.push(part.clone()),
+            false => self.more_parts = true,
+        }
+    }
+}
+
+/// A [`Deviation`] has at most so many parts: who makes a pod chooses how many it has.
+pub const MAX_PARTS: usize = 32;
+
+/// A part of a pod whose contents are appraised by values of their own, under a policy of version 2. Findings
+/// about a content begin with it, and a colon.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodPart {
+    /// The containers of this name.
+    Container(String),
+    /// The sandbox.
+    Sandbox,
+    /// Containers that nobody named.
+    Unnamed,
+    /// What is outside of all containers.
+    Runtime,
+}
+
+impl core::fmt::Display for PodPart {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            PodPart::Container(name) => write!(f, "container {name}"),
+            PodPart::Sandbox => f.write_str("sandbox"),
+            PodPart::Unnamed => f.write_str("pod runtime, a container without a name"),
+            PodPart::Runtime => f.write_str("pod runtime"),
+        }
+    }
 }
 
 /// How a subject was judged.

@@ -90,22 +90,18 @@ const EACH_TEXT: usize = 64;
 /// A finding has two names as people are shown them.
 const FINDING: usize = 4096;
 
-fn weight_of<'t>(texts: impl IntoIterator<Item = &'t String>) -> usize {
-    let texts = texts.into_iter().map(|text| text.len() + EACH_TEXT);
+fn weight_of<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
+    let texts = texts.map(|text| text.len() + EACH_TEXT);
     EACH + texts.sum::<usize>()
 }
 
 impl PodCalled {
     fn weight(&self) -> usize {
-        let pod = self.pod.iter().map(|pod| {
-            let labels = pod.labels.iter().flat_map(|(key, value)| [key, value]);
-            weight_of(labels.chain([&pod.namespace, &pod.name]))
-        });
-        let containers = self.containers.values().map(|container| {
-            // The id is the key, too.
-            let own = [&container.id, &container.id, &container.name, &container.image];
-            weight_of(container.references.iter().chain(own))
-        });
+        let pod = self.pod.iter().map(|pod| weight_of(pod.texts()));
+        // The id is the key, too.
+        let of =
+            |(id, container): (&String, &ContainerName)| id.len() + EACH_TEXT + weight_of(container.texts());
+        let containers = self.containers.iter().map(of);
         EACH + pod.chain(containers).sum::<usize>() + self.findings.kept() * FINDING
     }
 

@@ -6,14 +6,15 @@
 
 use crate::accept::names_content;
 use crate::results::finding::{Finding, Findings, Severity, Subject};
-use crate::results::verdict::{Deviation, SeenFile};
+use crate::results::verdict::{Deviation, PodPart, SeenFile};
 use crate::rules::Rule;
 use crate::rules::names::Part;
 use crate::rules::uses::Uses;
 use cgpath_evidence::{Digest, PartitionKey, PodLoss, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -39,7 +40,12 @@ impl Deviations {
 fn deviation(path: &[u8], digest: Option<&Digest>) -> Option<Deviation> {
     let digest = digest?.clone();
     let path = path.to_vec();
-    Some(Deviation { path, digest })
+    Some(Deviation {
+        path,
+        digest,
+        parts: Vec::new(),
+        more_parts: false,
+    })
 }
 
 /// What was concluded of one content.
@@ -67,9 +73,9 @@ pub(crate) struct Tally {
     excluded_files: u64,
     /// Places in `files` by path and content.
     seen: HashTable<usize>,
-    /// Of which places some part's deviation is listed, and whether its path is known there. What is kept
-    /// from round to round has no parts that were judged, and so none of these.
-    deviated: HashSet<(usize, bool)>,
+    /// Where some part's deviation is in its list, by its place and whether its path is known there. What is
+    /// kept from round to round has no parts that were judged, and so none of these.
+    deviated: HashMap<(usize, bool), usize>,
     hasher: DefaultHashBuilder,
     pub findings: Findings,
     /// Of files that somebody else changed.
@@ -126,21 +132,32 @@ impl Tally {
         self.saw_often(path, digest, counts, seen);
     }
 
-    /// The same of one part of several, which may accept what another one does not.
+    /// The same of one part of several, which may accept what another one does not. `part` is what a verdict
+    /// calls it.
     pub(crate) fn saw_in_part(
         &mut self,
         path: &[u8],
         digest: Option<&Digest>,
         counts: (u64, u64),
         seen: Seen,
+        part: Option<&PodPart>,
     ) {
         let (at, is_new) = self.saw_often(path, digest, counts, seen);
         let Some(list) = self.deviations.list(seen) else {
             return;
         };
-        // Another part may have listed the same; what is new is listed already.
-        if self.deviated.insert((at, seen == Seen::WrongHash)) && !is_new {
-            list.extend(deviation(path, digest));
+        // Another part may have listed the same; what is new is the last one that is listed.
+        let listed = match self.deviated.entry((at, seen == Seen::WrongHash)) {
+            Entry::Occupied(listed) => *listed.get(),
+            Entry::Vacant(place) => {
+                if !is_new {
+                    list.extend(deviation(path, digest));
+                }
+                *place.insert(list.len().saturating_sub(1))
+            }
+        };
+        if let (Some(deviation), Some(part)) = (list.get_mut(listed), part) {
+            deviation.add_part(part);
         }
     }
 
@@ -255,6 +272,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::verdict::MAX_PARTS;
     use cgpath_evidence::Bank;
 
     #[test]
@@ -263,27 +281,56 @@ mod tests {
         let mut tally = Tally::default();
         let of = |n: u32| (n.to_be_bytes(), Bank::Sha256.hash(&[&n.to_be_bytes()]));
         let files: Vec<_> = (0..FILES).map(of).collect();
-        let mut saw = |seen: Seen| {
+        let part = |name: &str| PodPart::Container(name.to_owned());
+        let mut saw = |seen: Seen, name: &str| {
             for (path, digest) in &files {
-                tally.saw_in_part(path, Some(digest), (0, 1), seen);
+                tally.saw_in_part(path, Some(digest), (0, 1), seen, Some(&part(name)));
             }
             (tally.deviations.fnf.len(), tally.deviations.filehash_err.len())
         };
         let all = FILES as usize;
-        assert_eq!(saw(Seen::Accepted), (0, 0));
-        assert_eq!(saw(Seen::UnknownPath), (all, 0));
-        assert_eq!(saw(Seen::UnknownPath), (all, 0));
-        assert_eq!(saw(Seen::WrongHash), (all, all));
-        assert_eq!(saw(Seen::WrongHash), (all, all));
+        assert_eq!(saw(Seen::Accepted, "a"), (0, 0));
+        assert_eq!(saw(Seen::UnknownPath, "b"), (all, 0));
+        assert_eq!(saw(Seen::UnknownPath, "c"), (all, 0));
+        assert_eq!(saw(Seen::WrongHash, "d"), (all, all));
+        assert_eq!(saw(Seen::WrongHash, "e"), (all, all));
+        assert_eq!(saw(Seen::WrongHash, "d"), (all, all));
         assert_eq!(tally.files.len(), all);
+        // Each list names those that met it, with every file.
+        for (list, met) in [
+            (&tally.deviations.fnf, ["b", "c"]),
+            (&tally.deviations.filehash_err, ["d", "e"]),
+        ] {
+            for (deviation, (path, digest)) in list.iter().zip(&files) {
+                assert_eq!((&deviation.path[..], &deviation.digest), (&path[..], digest));
+                assert_eq!(
+                    (&deviation.parts[..], deviation.more_parts),
+                    (&met.map(part)[..], false)
+                );
+            }
+        }
         let mut new = Tally::default();
         let digest = Bank::Sha256.hash(&[b"x"]);
         for _ in 0..2 {
-            new.saw_in_part(b"/x", Some(&digest), (1, 0), Seen::WrongHash);
+            new.saw_in_part(b"/x", Some(&digest), (1, 0), Seen::WrongHash, None);
         }
         assert_eq!(
             (new.deviations.fnf.len(), new.deviations.filehash_err.len()),
             (0, 1)
         );
+    }
+    #[test]
+    fn a_deviation_names_so_many_parts_and_says_that_there_are_more() {
+        let mut tally = Tally::default();
+        let digest = Bank::Sha256.hash(&[b"x"]);
+        for n in 0..=MAX_PARTS {
+            assert!(tally.deviations.fnf.iter().all(|deviation| !deviation.more_parts));
+            let part = PodPart::Container(n.to_string());
+            tally.saw_in_part(b"/x", Some(&digest), (1, 0), Seen::UnknownPath, Some(&part));
+        }
+        let [deviation] = &tally.deviations.fnf[..] else {
+            panic!("{:?}", tally.deviations)
+        };
+        assert_eq!((deviation.parts.len(), deviation.more_parts), (MAX_PARTS, true));
     }
 }

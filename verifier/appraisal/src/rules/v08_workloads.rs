@@ -7,7 +7,7 @@
 //! used (see `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
 
 use crate::results::finding::{Finding, Severity, Subject};
-use crate::results::verdict::{ContainerVerdict, State};
+use crate::results::verdict::{ContainerVerdict, PodPart, State};
 use crate::rules::Rule;
 use crate::rules::names::{Part, PodCalled};
 use crate::rules::partition::{Seen, Tally};
@@ -137,7 +137,7 @@ impl Case {
             for (name, digest, used) in uses.in_order() {
                 let counts = (used.entries, used.executions);
                 self.tally
-                    .saw_in_part(name.bytes(), digest, counts, Seen::Refused);
+                    .saw_in_part(name.bytes(), digest, counts, Seen::Refused, None);
             }
         }
         let state = match self.standing {
@@ -208,7 +208,7 @@ impl Bench<'_> {
     ) {
         let none = Uses::default();
         let outside = tally.parts.get(&Part::Runtime).unwrap_or(&none);
-        self.contents(outside, Values::Runtime, "pod runtime: ", &mut case.tally);
+        self.contents(outside, Values::Runtime, Some(&PodPart::Runtime), &mut case.tally);
         let named = called.containers.keys().map(String::as_str);
         let all: BTreeSet<&str> = ids(tally).chain(named).collect();
         for id in all {
@@ -228,9 +228,12 @@ impl Bench<'_> {
         uses: &Uses,
         case: &mut Case,
     ) -> ContainerVerdict {
-        let (values, label) = match workload.container(&name.name) {
-            _ if name.sandbox => (Values::Runtime, "sandbox: ".to_owned()),
-            Some(container) => (Values::Container(container), format!("container {}: ", name.name)),
+        let (values, part) = match workload.container(&name.name) {
+            _ if name.sandbox => (Values::Runtime, Some(PodPart::Sandbox)),
+            Some(container) => {
+                let part = PodPart::Container(name.name.clone());
+                (Values::Container(container), Some(part))
+            }
             None => {
                 let finding = Finding::fail(
                     Rule::KnownPods,
@@ -241,10 +244,10 @@ impl Bench<'_> {
                     ),
                 );
                 case.say(finding.found(image_of(name)).resting_on(Provenance::Enriched));
-                (Values::None, String::new())
+                (Values::None, None)
             }
         };
-        let fails = self.contents(uses, values, &label, &mut case.tally);
+        let fails = self.contents(uses, values, part.as_ref(), &mut case.tally);
         let state = match fails || matches!(values, Values::None) {
             true => State::Untrusted,
             false => State::Trusted,
@@ -270,14 +273,9 @@ impl Bench<'_> {
             case.standing = Standing::Pending;
             let text = "pending: the container runtime has not named a container of this pod yet";
             case.say(Finding::note(Rule::KnownPods, self.subject(), text).found(id));
-            self.contents(uses, Values::Unsettled, "", &mut case.tally);
+            self.contents(uses, Values::Unsettled, None, &mut case.tally);
             State::Pending
-        } else if self.contents(
-            uses,
-            Values::Runtime,
-            "pod runtime, a container without a name: ",
-            &mut case.tally,
-        ) {
+        } else if self.contents(uses, Values::Runtime, Some(&PodPart::Unnamed), &mut case.tally) {
             State::Untrusted
         } else {
             State::Trusted
@@ -292,9 +290,10 @@ impl Bench<'_> {
         }
     }
 
-    /// Judges what a part used, and gives whether anything fails. `label` stands before the text of each
-    /// finding.
-    fn contents(&self, uses: &Uses, values: Values<'_>, label: &str, tally: &mut Tally) -> bool {
+    /// Judges what a part used, and gives whether anything fails. The part's name stands before the text of
+    /// each finding; where nothing is said of contents there is none.
+    fn contents(&self, uses: &Uses, values: Values<'_>, part: Option<&PodPart>, tally: &mut Tally) -> bool {
+        let label = &part.map_or_else(String::new, |part| format!("{part}: "));
         let mut fails = false;
         if let (Some((exe, seq)), Some(is_trusted)) = (uses.opaque_above(), self.trusts_opaque(values))
             && let Some(finding) = v09_opaque::of_path(self.subject(), exe, is_trusted, label)
@@ -316,7 +315,7 @@ impl Bench<'_> {
                 tally.say(finding.resting_on(used.provenance));
             }
             let counts = (used.entries, used.executions);
-            tally.saw_in_part(name.bytes(), digest, counts, seen);
+            tally.saw_in_part(name.bytes(), digest, counts, seen, part);
         }
         fails
     }

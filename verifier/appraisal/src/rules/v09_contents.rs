@@ -549,19 +549,8 @@ pub(crate) fn undecided(key: PartitionKey, label: &str) -> Finding {
     )
 }
 
-const UNKNOWN_PATH: &str = "no reference value has a file at this path";
-const WRONG_HASH: &str = "the file's content is not the one that the policy accepts";
-
-/// Of a finding that a content is not accepted: the part of the pod that the content is in, empty for the
-/// whole of it and for the host. `None` for all other findings.
-pub fn part_of_content(finding: &Finding) -> Option<&str> {
-    let texts = [UNKNOWN_PATH, WRONG_HASH];
-    let label = texts.iter().find_map(|text| finding.text.strip_suffix(text))?;
-    Some(label.strip_suffix(": ").unwrap_or(label))
-}
-
-/// What to say of a content, by what the policy says of it; `label` stands before the text, as
-/// [`part_of_content`] reads it. `elsewhere` are paths at which it would be accepted.
+/// What to say of a content, by what the policy says of it; `label` stands before the text. `elsewhere` are
+/// paths at which it would be accepted.
 pub(crate) fn of_match<'p>(
     key: PartitionKey,
     label: &str,
@@ -578,7 +567,7 @@ pub(crate) fn of_match<'p>(
     match matched {
         ContentMatch::Accepted { .. } => (Seen::Accepted, None),
         ContentMatch::UnknownPath => {
-            let finding = fail(UNKNOWN_PATH);
+            let finding = fail("no reference value has a file at this path");
             let paths = elsewhere().into_iter().take(3);
             let finding = paths.fold(finding, |finding, path| {
                 finding.expected(format!("this content at {}", foreign(path)))
@@ -586,7 +575,7 @@ pub(crate) fn of_match<'p>(
             (Seen::UnknownPath, Some(finding))
         }
         ContentMatch::WrongHash { expected } => {
-            let finding = fail(WRONG_HASH);
+            let finding = fail("the file's content is not the one that the policy accepts");
             (
                 Seen::WrongHash,
                 Some(expected.iter().fold(finding, Finding::expected)),

@@ -176,8 +176,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     // A longer one is among the relaxations, in the same words.
     let settle = policy.workloads.iter().map(|part| part.file.settle);
     keys.extend(settle.map(|settle| format!("settle: {settle}s")));
-    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
-    for workload in workloads {
+    for workload in policy.all_workloads() {
         let workload = &workload.workload;
         // Without its place, so that another one before it changes nothing: see `order`.
         keys.insert(format!("workloads: {} {}", workload.name, workload.selector));
@@ -197,7 +196,7 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
 /// What is before the first and behind the last of them is left out.
 fn order(old: &Policy, new: &Policy) -> Option<[String; 2]> {
     fn names(policy: &Policy) -> Vec<&str> {
-        let workloads = policy.workloads.iter().flat_map(|part| &part.list);
+        let workloads = policy.all_workloads();
         workloads
             .map(|workload| workload.workload.name.as_str())
             .collect()
@@ -295,8 +294,7 @@ fn boot(key: &str, policy: &BootPolicy) -> Vec<String> {
 
 /// The containers of all workloads, by what a part is called.
 pub(super) fn containers(policy: &Policy) -> impl Iterator<Item = (String, &Allowed)> {
-    let workloads = policy.workloads.iter().flat_map(|part| &part.list);
-    workloads.flat_map(|workload| {
+    policy.all_workloads().flat_map(|workload| {
         let name = &workload.workload.name;
         workload
             .containers()

@@ -9,7 +9,8 @@
 
 use crate::kept;
 use crate::output::{Failure, Output, Status, count, escape};
-use cgpath_appraisal::{Deviation, PodVerdict, Severity, Verdict, part_of_content};
+use cgpath_appraisal::{Deviation, Finding, PodPart, PodVerdict, Severity, Subject, Verdict};
+use cgpath_evidence::{PartitionKey, PodUid};
 use cgpath_policy::{
     Allowed, Policy, Reference, Source, SourceKind, WorkloadPolicy, reference::MAX_REFERENCE_LEN,
 };
@@ -129,18 +130,16 @@ impl Suggest {
             let Some(workload) = workload_of(&policy, pod) else {
                 continue;
             };
+            let name = escape(workload.workload.name.as_bytes());
+            let place = format!("{name} ({})", pod.shown_uid());
             for deviation in pod.fnf.iter().chain(&pod.filehash_err) {
-                let part = part_with(pod, deviation);
-                let container = part
-                    .strip_prefix("container ")
-                    .and_then(|name| workload.container(name));
-                images.extend(container.into_iter().flat_map(|own| images_of(&own.allowed)));
-                let name = escape(workload.workload.name.as_bytes());
-                let place = match part {
-                    "" => format!("{name} ({})", pod.shown_uid()),
-                    part => format!("{name} ({}), {}", pod.shown_uid(), escape(part.as_bytes())),
-                };
-                leave_out(deviation, &format!("in pod {place}: {OF_WORKLOAD}"));
+                let containers = deviation.parts.iter().filter_map(|part| match part {
+                    PodPart::Container(name) => workload.container(name),
+                    _ => None,
+                });
+                images.extend(containers.flat_map(|own| images_of(&own.allowed)));
+                let parts = parts_of(deviation);
+                leave_out(deviation, &format!("in pod {place}{parts}: {OF_WORKLOAD}"));
             }
         }
         let left_out = verdict.pods.iter().map(|pod| pod.left_out);
@@ -153,8 +152,9 @@ impl Suggest {
                 "{left_out} more files, which the verdict only counts: apply the patch and suggest again"
             ));
         }
+        let contents = contents_of(&verdict);
         for finding in verdict.failures() {
-            if finding.severity == Severity::Fail && part_of_content(finding).is_none() {
+            if finding.severity == Severity::Fail && !is_of(finding, &contents) {
                 not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
             }
         }
@@ -224,17 +224,50 @@ fn images_of(allowed: &Allowed) -> impl Iterator<Item = String> {
 /// The workload that a pod is of, under a policy of version 2.
 fn workload_of<'a>(policy: &'a Policy, pod: &PodVerdict) -> Option<&'a WorkloadPolicy> {
     let name = pod.name.as_ref()?;
-    let mut all = policy.workloads.iter().flat_map(|part| &part.list);
+    let mut all = policy.all_workloads();
     all.find(|workload| workload.workload.name == *name)
 }
 
-/// The part of the pod in which a content was found, as a finding says; empty where none does.
-fn part_with<'a>(pod: &'a PodVerdict, deviation: &Deviation) -> &'a str {
-    let digest = deviation.digest.to_string();
-    let found = pod.findings.iter().filter(|finding| {
-        finding.path.as_ref() == Some(&deviation.path) && finding.found.as_ref() == Some(&digest)
-    });
-    found.filter_map(part_of_content).next().unwrap_or_default()
+/// The parts of the pod in which a content was found, to stand behind the pod's name; nothing where the
+/// verdict does not say.
+fn parts_of(deviation: &Deviation) -> String {
+    let more = deviation.more_parts.then(|| "others".to_owned());
+    let parts = deviation.parts.iter().map(PodPart::to_string).chain(more);
+    let parts: Vec<String> = parts.collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!(", {}", escape(parts.join(" and ").as_bytes())),
+    }
+}
+
+/// A content that is not accepted: whose it is (`None`: the node's), where, and what it is.
+type Content<'a> = (Option<PodUid>, &'a [u8], String);
+
+/// All contents that the verdict lists as not accepted.
+fn contents_of(verdict: &Verdict) -> BTreeSet<Content<'_>> {
+    let node = (None, &verdict.node.fnf, &verdict.node.filehash_err);
+    let pods = verdict.pods.iter();
+    let pods = pods.map(|pod| (Some(pod.uid), &pod.fnf, &pod.filehash_err));
+    let all = core::iter::once(node).chain(pods);
+    all.flat_map(|(whose, fnf, filehash_err)| {
+        let list = fnf.iter().chain(filehash_err);
+        list.map(move |deviation| (whose, &deviation.path[..], deviation.digest.to_string()))
+    })
+    .collect()
+}
+
+/// Whether a finding says of one of these that it is not accepted: it names the partition, the path and the
+/// content.
+fn is_of(finding: &Finding, contents: &BTreeSet<Content<'_>>) -> bool {
+    let whose = match finding.subject {
+        Subject::Partition(PartitionKey::Pod(uid)) => Some(uid),
+        Subject::Partition(_) => None,
+        Subject::Node => return false,
+    };
+    let (Some(path), Some(found)) = (&finding.path, &finding.found) else {
+        return false;
+    };
+    contents.contains(&(whose, &path[..], found.clone()))
 }
 
 /// The reference file to patch, of those that count in this partition alone: the one that has the path, else

@@ -2,7 +2,7 @@
 
 use super::{busy, conclude};
 use cgpath_appraisal::Verdict;
-use cgpath_evidence::{EventKind, FileHash};
+use cgpath_evidence::{Digest, EventKind, FileHash, PodUid};
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -268,10 +268,14 @@ fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one
     );
 }
 
-#[test]
-fn of_a_pod_of_a_workload_it_is_said_what_to_do() {
+/// Images of the containers `web` and `log` of a workload.
+const WEB: u8 = 1;
+const LOG: u8 = 3;
+
+/// A node with a pod of that workload; the containers have these ids.
+fn shop(uid: PodUid, containers: &[(&str, &str)]) -> Node {
     let mut node = Node::boot(KeyKind::EcdsaP256);
-    let [web, log] = [1, 3].map(pod);
+    let [web, log] = [WEB, LOG].map(pod);
     node.workloads = Some(format!(
         "version: 2
 workloads:
@@ -282,25 +286,86 @@ workloads:
       log: {{references: [{log}.json]}}
 "
     ));
+    node.name_pod(uid, "shop", &[]);
+    for (id, name) in containers {
+        node.name_container(uid, id, name);
+    }
+    node
+}
+
+/// What is suggested for it.
+fn suggested_in_shop(node: &mut Node) -> Value {
+    let folder = Folder::of(node);
+    for image in [WEB, LOG] {
+        folder.of_image(&pod(image).to_string());
+    }
+    folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
+    folder.suggest().unwrap()
+}
+
+/// A verdict has a hundred findings of a rule for a pod, and so many more contents.
+#[test]
+fn all_containers_that_met_a_content_are_named_for_each_content_that_is_listed() {
+    const FILES: usize = 120;
+    let (uid, web, log) = (pod(20), "ab".repeat(32), "cd".repeat(32));
+    let mut node = shop(uid, &[(web.as_str(), "web"), (log.as_str(), "log")]);
+    let content = |n: usize| sha256(format!("content {n}").as_bytes());
+    for id in [&web, &log] {
+        let actor = Actor::container(uid, id, "", "/bin/app");
+        for n in 0..FILES {
+            node.execute(&actor, format!("/tmp/{n}"), &content(n));
+        }
+    }
+    let actor = Actor::container(uid, &log, "", "/bin/app");
+    node.execute(&actor, "/tmp/last", &sha256(b"last"));
+
+    let suggested = suggested_in_shop(&mut node);
+    let images = [WEB, LOG].map(|image| format!("{}.json", pod(image)));
+    assert_eq!(suggested["images"], serde_json::json!(images));
+    let left: Vec<&str> = suggested["not_suggested"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    let is_said = |path: &str, digest: &Digest, containers: &str| {
+        let place = format!("{path} {digest}: in pod shop/web ({uid}), {containers}: ");
+        left.iter().filter(|line| line.starts_with(&place)).count() == 1
+    };
+    for n in 0..FILES {
+        let path = format!("/tmp/{n}");
+        assert!(
+            is_said(&path, &content(n), "container web and container log"),
+            "{path}: {left:#?}"
+        );
+    }
+    assert!(
+        is_said("/tmp/last", &sha256(b"last"), "container log"),
+        "{left:#?}"
+    );
+    // And that there were more findings than are shown.
+    assert_eq!(left.len(), FILES + 2, "{left:#?}");
+}
+
+#[test]
+fn of_a_pod_of_a_workload_it_is_said_what_to_do() {
     let uid = pod(20);
     let (id, app) = ("ab".repeat(32), sha256(b"another app"));
-    node.name_pod(uid, "shop", &[]);
-    node.name_container(uid, &id, "web");
+    let mut node = shop(uid, &[(id.as_str(), "web")]);
     let actor = Actor::container(uid, &id, "", "/bin/app");
     node.execute(&actor, "/bin/app", &app);
     node.execute(&actor, "/tmp/new", &sha256(b"new"));
-    let folder = Folder::of(&mut node);
-    folder.of_image(&web.to_string());
-    folder.of_image(&log.to_string());
-    folder.write("verdict.json", serde_json::to_vec(&folder.verdict()).unwrap());
 
-    let suggested = folder.suggest().unwrap();
+    let suggested = suggested_in_shop(&mut node);
     assert_eq!(
         (&suggested["added"], &suggested["patch"]),
         (&0.into(), &"".into())
     );
     assert_eq!(suggested["new_files"], serde_json::json!([]));
-    assert_eq!(suggested["images"], serde_json::json!([format!("{web}.json")]));
+    assert_eq!(
+        suggested["images"],
+        serde_json::json!([format!("{}.json", pod(WEB))])
+    );
     let left: Vec<&str> = suggested["not_suggested"]
         .as_array()
         .unwrap()

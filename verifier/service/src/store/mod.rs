@@ -30,7 +30,7 @@ pub use policies::kept_references;
 pub use refusals::Refusal;
 pub use retention::Limits;
 pub use verdicts::{Commit, StoredVerdict};
-pub use waivers::{Change, Forgotten, Past, ReappraisalNote, Reappraised};
+pub use waivers::{Change, Forgotten, Past, ReappraisalLine, ReappraisalNote, Reappraised};
 
 use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
@@ -289,6 +289,59 @@ mod tests {
 
     fn files(store: &Store) -> usize {
         fs::read_dir(store.dir().join(EVIDENCE)).unwrap().count()
+    }
+
+    #[test]
+    fn verdicts_that_a_reappraisal_left_as_they_were_are_one_line_and_the_limit_counts_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        let ids = [1, 2, 3].map(|nonce| round(&store, "n1", nonce, b"evidence").unwrap());
+        let again = |trusted: [bool; 3]| -> Vec<Reappraised> {
+            let pairs = ids.into_iter().zip(trusted);
+            let one = |(id, trusted)| Reappraised {
+                id,
+                trusted,
+                verdict: "{}".to_owned(),
+            };
+            pairs.map(one).collect()
+        };
+        let change = |reappraised: &[Reappraised], reason: &str, now: u64| {
+            let version = store.round("n1").unwrap().version;
+            let revoke = Change::Revoke("sha256:00");
+            let done = store.change("n1", version, &revoke, reappraised, &[], None, reason, now);
+            done.unwrap();
+        };
+        change(&again([false, true, true])[..1], "first", 200);
+        // More notes than lines are ever asked for.
+        let many: Vec<Reappraised> = (0..700).flat_map(|_| again([false, true, true])).collect();
+        change(&many, "second", 201);
+        change(&again([true, true, true]), "third", 202);
+
+        let lines = store.reappraisal_lines("n1", 1000).unwrap();
+        let seen: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                let verdicts = (line.newest, line.oldest, line.verdicts);
+                (
+                    line.reason.as_str(),
+                    verdicts,
+                    (line.old_trusted, line.new_trusted),
+                )
+            })
+            .collect();
+        let [a, b, c] = ids;
+        let wanted = [
+            ("third", (c, b, 2), (true, true)),
+            ("third", (a, a, 1), (false, true)),
+            ("second", (c, a, 2100), (true, true)),
+            ("first", (a, a, 1), (true, false)),
+        ];
+        assert_eq!(seen, wanted);
+        for limit in 0..4 {
+            assert_eq!(store.reappraisal_lines("n1", limit).unwrap(), lines[..limit]);
+        }
+        assert!(store.reappraisal_lines("n2", 9).unwrap().is_empty());
     }
 
     #[test]

@@ -84,6 +84,41 @@ pub struct ReappraisalNote {
     pub old_verdict: Box<serde_json::value::RawValue>,
 }
 
+/// Verdicts that stand beside each other in the record of re-appraisals and that one re-appraisal left as
+/// trusted as they were; or a single one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReappraisalLine {
+    /// The newest of these verdicts.
+    pub newest: i64,
+    /// The oldest of them.
+    pub oldest: i64,
+    /// How many they are.
+    pub verdicts: u64,
+    /// When, in unix seconds.
+    pub time: u64,
+    /// What for.
+    pub reason: String,
+    /// Digest of the policy before.
+    pub old_policy: String,
+    /// Whether all was trusted before; of several verdicts, in the newest one.
+    pub old_trusted: bool,
+    /// Digest of the policy after.
+    pub new_policy: String,
+    /// Whether all is trusted after, in the same one.
+    pub new_trusted: bool,
+}
+
+impl ReappraisalLine {
+    /// Whether an older note belongs into this line.
+    fn takes(&self, older: &ReappraisalLine) -> bool {
+        let is_same = |line: &ReappraisalLine| line.old_trusted == line.new_trusted;
+        is_same(self)
+            && is_same(older)
+            && (self.time, &self.reason) == (older.time, &older.reason)
+            && (&self.old_policy, &self.new_policy) == (&older.old_policy, &older.new_policy)
+    }
+}
+
 /// A time when what was known of a node was forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Forgotten {
@@ -292,6 +327,45 @@ impl Store {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The same as lines for people, at most `limit` of them. What verdicts said before is not read, and the
+    /// notes of one line are not held.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn reappraisal_lines(&self, node: &str, limit: usize) -> Result<Vec<ReappraisalLine>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted FROM rejudged r
+             JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC",
+        )?;
+        let mut rows = statement.query([node])?;
+        let mut lines: Vec<ReappraisalLine> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let verdict = row.get(0)?;
+            let line = ReappraisalLine {
+                newest: verdict,
+                oldest: verdict,
+                verdicts: 1,
+                time: unsigned(row.get(1)?),
+                reason: row.get(2)?,
+                old_policy: row.get(3)?,
+                old_trusted: row.get(4)?,
+                new_policy: row.get(5)?,
+                new_trusted: row.get(6)?,
+            };
+            if let Some(last) = lines.last_mut().filter(|last| last.takes(&line)) {
+                last.oldest = verdict;
+                last.verdicts += 1;
+                continue;
+            }
+            if lines.len() >= limit {
+                break;
+            }
+            lines.push(line);
+        }
+        Ok(lines)
     }
 
     /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that
