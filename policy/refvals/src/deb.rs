@@ -7,6 +7,7 @@
 //! Source: deb(5), deb-control(5), and of dpkg lib/dpkg/dpkg.h and src/main/unpack.c.
 
 use crate::image::MAX_LAYER_LEN;
+use crate::members::{Member, Members};
 use crate::stream::{Decompress, Hashing};
 use crate::tarball::{Kind, TarReader};
 use crate::tree::Tree;
@@ -68,20 +69,13 @@ pub fn add_package(
         offset: 0,
         why,
     };
-    let mut archive = ar::Archive::new(archive);
+    let mut archive = Members::new(name, archive)?;
     let mut package: Option<(Package, Scripts)> = None;
     let mut is_first = true;
-    while let Some(entry) = archive.next_entry() {
-        let mut entry = entry.map_err(|source| Error::Io {
-            what: format!("{name}: the ar archive"),
-            offset: 0,
-            source,
-        })?;
-        let member = String::from_utf8_lossy(entry.header().identifier()).into_owned();
-        let member = member.trim_end_matches('/');
+    while let Some(Member { name: member, size }) = archive.next()? {
         if is_first {
             let mut version = Vec::new();
-            let read = entry.by_ref().take(16).read_to_end(&mut version);
+            let read = archive.by_ref().take(16).read_to_end(&mut version);
             if member != "debian-binary" || read.is_err() || !version.starts_with(b"2.") {
                 return Err(malformed(
                     "not a Debian package: it does not begin with `debian-binary` 2.x".into(),
@@ -89,7 +83,11 @@ pub fn add_package(
             }
             is_first = false;
         } else if member.starts_with("control.tar") {
-            package = Some(control(&format!("{name}: {member}"), entry, options.banks)?);
+            package = Some(control(
+                &format!("{name}: {member}"),
+                &mut archive,
+                options.banks,
+            )?);
         } else if member.starts_with("data.tar") {
             let (package, scripts) =
                 package.ok_or_else(|| malformed("`data.tar` comes before `control.tar`".into()))?;
@@ -97,8 +95,7 @@ pub fn add_package(
             let mut tree = Tree::for_packages(options.banks, links);
             tree.name_next(package.to_string());
             let what = format!("{name}: {member}");
-            let length = entry.header().size();
-            data(&what, entry, length, &mut tree, progress, options.progress)?;
+            data(&what, &mut archive, size, &mut tree, progress, options.progress)?;
             let files = tree.add_to(&what, reference)?;
             for (path, digests) in scripts {
                 let refused = |why| Error::Unsupported {
