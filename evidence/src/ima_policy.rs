@@ -90,6 +90,19 @@ const REPEATED: [&str; 5] = ["fsname", "pcr", "appraise_type", "appraise_flag", 
 /// Registers that a rule may name: as many as `measured_pcrs` has bits (`INVALID_PCR`).
 const REGISTERS: u32 = 64;
 
+/// What the project needs measured, and the mask that the kernel passes with it: of a file that is executed or
+/// mapped for that MAY_EXEC, of one that the kernel reads MAY_READ. Source: security/integrity/ima/ima_main.c,
+/// `ima_bprm_check`, `ima_file_mmap`, `ima_post_read_file`.
+const WANTED: [(&str, &str); 7] = [
+    ("BPRM_CHECK", "MAY_EXEC"),
+    ("MMAP_CHECK", "MAY_EXEC"),
+    ("MODULE_CHECK", "MAY_READ"),
+    ("FIRMWARE_CHECK", "MAY_READ"),
+    ("KEXEC_KERNEL_CHECK", "MAY_READ"),
+    ("KEXEC_INITRAMFS_CHECK", "MAY_READ"),
+    ("POLICY_CHECK", "MAY_READ"),
+];
+
 fn is_of(words: &[Word], word: &str) -> bool {
     words.iter().any(|(known, _)| *known == word)
 }
@@ -197,6 +210,23 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
+/// A number in base 16 as `kstrtoul` reads it (lib/kstrtox.c): `+`, then `0x` or `0X`, may stand before it.
+fn magic(text: &str) -> Option<u64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let digits = text
+        .strip_prefix("0x")
+        .or(text.strip_prefix("0X"))
+        .unwrap_or(text);
+    // The standard library would take a sign here.
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|_| is_hex)
+}
+
+/// Whether a rule with this `mask=` is about accesses with `mask`, one flag.
+fn is_mask(value: &str, mask: &str) -> bool {
+    value.strip_prefix('^').unwrap_or(value) == mask
+}
+
 fn check_value(key: &str, value: &str) -> Result<(), String> {
     let known = match key {
         "func" => is_of(&FUNCTIONS, value),
@@ -204,15 +234,12 @@ fn check_value(key: &str, value: &str) -> Result<(), String> {
             let mask = value.strip_prefix('^').unwrap_or(value);
             ["MAY_EXEC", "MAY_WRITE", "MAY_READ", "MAY_APPEND"].contains(&mask)
         }
-        "fsmagic" => {
-            let digits = value
-                .strip_prefix("0x")
-                .or(value.strip_prefix("0X"))
-                .unwrap_or(value);
-            u64::from_str_radix(digits, 16).is_ok()
-        }
+        "fsmagic" => magic(value).is_some(),
         "fsuuid" => is_uuid(value),
-        "uid" | "euid" | "gid" | "egid" | "fowner" | "fgroup" => value.parse::<u32>().is_ok(),
+        // -1 is no identity (`uid_valid`).
+        "uid" | "euid" | "gid" | "egid" | "fowner" | "fgroup" => {
+            value.parse::<u32>().is_ok_and(|id| id != u32::MAX)
+        }
         "pcr" => value.parse::<u32>().is_ok_and(|pcr| pcr < REGISTERS),
         "digest_type" => value == "verity",
         "appraise_type" => ["imasig", "imasig|modsig", "sigv3"].contains(&value),
@@ -260,36 +287,24 @@ pub fn parse(text: &str) -> Result<Vec<Rule>, RuleError> {
 /// A rule counts only if it has no further condition, since each condition leaves something out; and only if
 /// no exclusion of tmpfs or overlayfs stands before it, where containers' files live.
 pub fn missing(rules: &[Rule]) -> Vec<String> {
-    let wanted: [(&str, &str); 7] = [
-        ("BPRM_CHECK", ""),
-        ("MMAP_CHECK", "MAY_EXEC"),
-        ("MODULE_CHECK", ""),
-        ("FIRMWARE_CHECK", ""),
-        ("KEXEC_KERNEL_CHECK", ""),
-        ("KEXEC_INITRAMFS_CHECK", ""),
-        ("POLICY_CHECK", ""),
-    ];
     let mut missing = Vec::new();
-    for (function, mask) in wanted {
+    for (function, mask) in WANTED {
         let found = rules.iter().find(|rule| {
             rule.action == "measure"
                 && rule.function() == Some(function)
                 && rule.options.iter().all(|(key, value)| match key.as_str() {
                     // One more entry for each group leaves nothing out.
                     "func" | "template" | "per_cgroup" => true,
-                    // Mappings and executions ask for this mask anyhow.
-                    "mask" => value.trim_start_matches('^') == "MAY_EXEC",
+                    // All that the function is called for has this mask; another one matches nothing.
+                    "mask" => is_mask(value, mask),
                     _ => false,
                 })
         });
-        let mask = if mask.is_empty() {
-            String::new()
-        } else {
-            format!(" mask={mask}")
-        };
         match found {
-            None => missing.push(format!("measure func={function}{mask}")),
-            Some(found) => missing.extend(excluded_before(rules, found, function)),
+            // As the kernel's own policies write it.
+            None if function == "MMAP_CHECK" => missing.push(format!("measure func={function} mask={mask}")),
+            None => missing.push(format!("measure func={function}")),
+            Some(found) => missing.extend(excluded_before(rules, found, function, mask)),
         }
     }
     let uuid = crate::checkpoint::FS_UUID;
@@ -301,7 +316,7 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
             && rule.function() == Some("FILE_CHECK")
             && rule.options.iter().all(|(key, value)| match key.as_str() {
                 "func" | "fsuuid" => true,
-                "mask" => value.trim_start_matches('^') == "MAY_READ",
+                "mask" => is_mask(value, "MAY_READ"),
                 _ => false,
             })
     });
@@ -312,16 +327,17 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
 }
 
 /// An exclusion before `rule` that takes tmpfs, ramfs or overlayfs out of it.
-fn excluded_before(rules: &[Rule], rule: &Rule, function: &str) -> Option<String> {
+fn excluded_before(rules: &[Rule], rule: &Rule, function: &str, mask: &str) -> Option<String> {
     // TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h).
     const KEPT: [u64; 3] = [0x0102_1994, 0x8584_58f6, 0x794c_7630];
-    let other = |r: &Rule| r.function().is_some_and(|f| f != function);
+    let other = |r: &Rule| {
+        r.function().is_some_and(|f| f != function) || r.option("mask").is_some_and(|m| !is_mask(m, mask))
+    };
     rules
         .iter()
         .take_while(|r| r.line < rule.line)
         .find(|r| {
-            let magic = r.option("fsmagic").map(|m| m.trim_start_matches("0x"));
-            let magic = magic.and_then(|m| u64::from_str_radix(m, 16).ok());
+            let magic = r.option("fsmagic").and_then(magic);
             r.action == "dont_measure" && !other(r) && magic.is_none_or(|m| KEPT.contains(&m))
         })
         .map(|r| {
@@ -377,6 +393,8 @@ mod tests {
                 "measure mask=MAY_APPEND",
                 "measure fsmagic=0x9fa0",
                 "measure fsmagic=9FA0",
+                "measure fsmagic=0X9fa0",
+                "measure fsmagic=+0x9fa0",
                 "measure fsname=rootfs",
                 "measure fsname=a fsname=b",
                 "measure fsuuid=1CA09A17-30b2-46f6-8f5a-c9a7c9a7c9a7",
@@ -463,12 +481,62 @@ mod tests {
             "appraise appraise_type=sig",
             "measure fsuuid=1ca09a1730b246f68f5ac9a7c9a7c9a7",
             "measure uid=0 uid>1",
+            "measure uid=4294967295",
+            "measure fsmagic=0x",
+            "measure fsmagic=0x+9fa0",
+            "measure fsmagic=++9fa0",
+            "measure fsmagic=-1",
             "measure fs_subtype<1",
             "measure permit_directio=1",
             "# all of it",
             "measure func=BPRM_CHECK why",
         ] {
             assert!(parse(rule).is_err(), "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_mask_counts_for_a_function_that_the_kernel_calls_with_it_and_for_no_other() {
+        let all: String = missing(&[]).iter().map(|rule| format!("{rule}\n")).collect();
+        let plain = all.replace("MMAP_CHECK mask=MAY_EXEC", "MMAP_CHECK");
+        assert_eq!(missing(&parse(&plain).unwrap()), Vec::<String>::new());
+        for (function, used) in WANTED {
+            for mask in ["MAY_EXEC", "MAY_READ", "MAY_WRITE", "MAY_APPEND"] {
+                for sign in ["", "^"] {
+                    let rule = format!("func={function} mask={sign}{mask}");
+                    let text = plain.replace(&format!("func={function}\n"), &format!("{rule}\n"));
+                    assert!(text.contains(&rule), "{rule}");
+                    let found = missing(&parse(&text).unwrap());
+                    assert_eq!(found.is_empty(), mask == used, "{rule}: {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_exclusion_counts_by_the_number_and_the_mask_that_the_kernel_reads() {
+        let all: String = missing(&[]).iter().map(|rule| format!("{rule}\n")).collect();
+        for (exclusion, hidden) in [
+            ("fsmagic=0x9fa0", 0),
+            ("fsmagic=0X9fa0", 0),
+            ("fsmagic=9FA0", 0),
+            ("fsmagic=+0X9FA0", 0),
+            // Base 16, with any zeros before it.
+            ("fsmagic=0009fa0", 0),
+            ("fsmagic=0x01021994", WANTED.len()),
+            ("fsmagic=0X1021994", WANTED.len()),
+            ("fsmagic=01021994", WANTED.len()),
+            ("fsmagic=+0X794C7630", WANTED.len()),
+            ("mask=MAY_WRITE", 0),
+            ("mask=^MAY_APPEND", 0),
+            ("mask=MAY_EXEC", 2),
+            ("mask=^MAY_READ", 5),
+            ("func=MODULE_CHECK mask=MAY_EXEC", 0),
+            ("func=MODULE_CHECK mask=MAY_READ", 1),
+        ] {
+            let text = format!("dont_measure {exclusion}\n{all}");
+            let found = missing(&parse(&text).unwrap());
+            assert_eq!(found.len(), hidden, "{exclusion}: {found:?}");
         }
     }
 

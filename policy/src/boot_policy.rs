@@ -35,9 +35,11 @@ pub struct BootPolicy {
     #[serde(deserialize_with = "command_lines")]
     #[schemars(length(max = 4096))]
     pub command_lines: Vec<String>,
-    /// Measured events. In each register that stands here, every event must have a digest that is named for its register and
-    /// type, or hold what the firmware profile fixes (separators, boot attempts), or the register is one of `registers`. Each
-    /// name must have been measured, unless it is `optional`: digests under one name are alternatives.
+    /// Measured events. In each register that stands here, every event must have a digest that is named for its
+    /// register and type, or be a kernel command line of `command-lines`. Only where no digest is named for its
+    /// register and type, it may also hold what the firmware profile fixes (separators, boot attempts), or be no
+    /// command line, in a register that is one of `registers`. Each name must have been measured, unless it is
+    /// `optional`: digests under one name are alternatives.
     #[serde(deserialize_with = "bounded")]
     #[schemars(length(max = 4096))]
     pub events: Vec<BootEvent>,

@@ -33,6 +33,9 @@ const MAX_BEFORE_SPEC_ID: usize = 16;
 const FIRST_RTMR: u32 = 1;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
+/// What to do about a log without a startup locality that is one.
+const NO_FIRST_VALUE: &str = "Firmware that writes another one leaves no value from which PCR 0 can be \
+                              replayed; look for an update of it";
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +98,9 @@ fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
             before += 1;
             continue;
         }
-        let signature = data.take(SPEC_ID.len(), "the Spec ID's signature")?;
         // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
-        // from 1.
-        if pcr > 1 || !is_nothing || signature != SPEC_ID {
+        // from 1. A log of TPM 1.2 begins with any event, of any length.
+        if pcr > 1 || !is_nothing || is_other {
             return malformed(
                 offset,
                 "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM \
@@ -106,6 +108,7 @@ fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
                  setup",
             );
         }
+        data.take(SPEC_ID.len(), "the Spec ID's signature")?;
         return algorithms(data);
     }
 }
@@ -211,9 +214,8 @@ fn startup_locality(event: &Event) -> Option<Result<u8>> {
         _ => malformed(
             event.offset as usize,
             format!(
-                "a startup locality of {} bytes ({}) for PCR {}: it is one byte of 0, 3 or 4 for PCR 0. \
-                 Firmware that pads it, or writes another, leaves no value from which PCR 0 can be replayed; \
-                 look for an update of it",
+                "a startup locality of {} bytes ({}) for PCR {}: it is one byte of 0, 3 or 4 for PCR 0, and \
+                 not padded. {NO_FIRST_VALUE}",
                 given.len(),
                 hex::encode(given.get(..MAX_SHOWN.min(given.len())).unwrap_or_default()),
                 event.pcr
@@ -281,7 +283,15 @@ impl<'a> EventLog<'a> {
                 if is_started || has_locality {
                     return malformed(
                         event.offset as usize,
-                        "a startup locality behind another one or behind an event of PCR 0",
+                        format!(
+                            "a startup locality behind {}: it stands once, before all events of PCR 0. \
+                             {NO_FIRST_VALUE}",
+                            if has_locality {
+                                "another one"
+                            } else {
+                                "an event of PCR 0"
+                            }
+                        ),
                     );
                 }
                 (log.locality, has_locality) = (locality?, true);

@@ -466,24 +466,61 @@ fn memory_that_the_firmware_left_unused_ends_the_log() {
 #[test]
 fn a_log_that_is_refused_says_what_to_do() {
     let why = |bytes: &[u8]| EventLog::parse(bytes).unwrap_err().to_string();
-    // TPM 1.2: a SHA-1 event of PCR 0 is the first.
-    let mut old = Vec::new();
-    put(&mut old, 0);
-    put(&mut old, 8);
-    old.extend([7; 20]);
-    put(&mut old, 16);
-    old.extend([0; 16]);
+    // TPM 1.2: a SHA-1 event is the first, of any type and length. One cut Spec ID, too.
+    let nothing = [0; 20];
+    let firsts: [(usize, usize, &[u8; 20], &[u8]); 8] = [
+        (0, 8, &[7; 20], &[0; 16]),
+        (0, 8, &[7; 20], &[0; 8]),
+        (0, 8, &[7; 20], b""),
+        (7, 4, &[7; 20], &[0; 4]),
+        (0, 3, &nothing, b""),
+        (0, 3, &nothing, b"StartupLocality\0\x03"),
+        (0, 3, &nothing, b"Spec ID Event00\0 and more"),
+        (0, 3, &nothing, b"Spec ID"),
+    ];
+    for (pcr, kind, digest, data) in firsts {
+        let mut old = Vec::new();
+        for event in [data, b"another one"] {
+            put(&mut old, pcr);
+            put(&mut old, kind);
+            old.extend(digest);
+            put(&mut old, event.len());
+            old.extend(event);
+        }
+        let why = why(&old);
+        assert!(
+            why.contains("crypto-agile (TCG 2) event log in the firmware's setup"),
+            "{kind} {data:?}: {why}"
+        );
+    }
+    let locality = |out: &mut Vec<u8>, locality: u8| {
+        let data = [&b"StartupLocality\0"[..], &[locality]].concat();
+        add(out, 0, EventType::NO_ACTION, &BOTH, b"", &data);
+    };
+    for second in [0, 3] {
+        let mut twice = log(&BOTH);
+        locality(&mut twice, 3);
+        locality(&mut twice, second);
+        let why = why(&twice);
+        assert!(
+            why.contains("behind another one") && why.contains("update"),
+            "{why}"
+        );
+    }
+    let mut late = log(&BOTH);
+    add(&mut late, 0, EventType::SEPARATOR, &BOTH, &[0; 4], &[0; 4]);
+    locality(&mut late, 3);
+    let late = why(&late);
     assert!(
-        why(&old).contains("crypto-agile (TCG 2) event log in the firmware's setup"),
-        "{}",
-        why(&old)
+        late.contains("behind an event of PCR 0") && late.contains("update"),
+        "{late}"
     );
     for padding in [3, 7, 64] {
         let mut padded = log(&BOTH);
         let data = [&b"StartupLocality\0\x03"[..], &vec![0; padding]].concat();
         add(&mut padded, 0, EventType::NO_ACTION, &BOTH, b"", &data);
         let why = why(&padded);
-        assert!(why.contains("pads it") && why.contains("update"), "{why}");
+        assert!(why.contains("not padded") && why.contains("update"), "{why}");
         assert!(why.len() < 400, "{why}");
     }
     let mut sha1 = log(&[Bank::Sha1]);

@@ -6,13 +6,15 @@
 //! system (the scripts themselves stand where dpkg runs them); signatures of repositories.
 //! Source: deb(5), deb-control(5), and of dpkg lib/dpkg/dpkg.h and src/main/unpack.c.
 
-use crate::image::MAX_LAYER_LEN;
+use crate::image::{MAX_LAYER_LEN, normal};
+use crate::members::{Member, Members};
 use crate::stream::{Decompress, Hashing};
 use crate::tarball::{Kind, TarReader};
 use crate::tree::Tree;
 use crate::{Digester, Error, HashOptions, Progress, Result};
-use cgpath_evidence::{Bank, Digest};
+use cgpath_evidence::{Bank, Digest, text::quoted};
 use cgpath_policy::reference::Reference;
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 
 /// Links that a merged system has. Source: Debian's usrmerge and base-files.
@@ -26,9 +28,12 @@ const MERGED: [(&str, &str); 6] = [
 ];
 /// A control file is never longer than this many bytes.
 const MAX_CONTROL_LEN: u64 = 1024 * 1024;
+/// A package never has more files beside it than this.
+const MAX_CONTROL_FILES: usize = 4096;
 
-/// Scripts that dpkg runs. Source: deb-preinst(5), deb-postinst(5), deb-prerm(5), deb-postrm(5).
-const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
+/// Scripts that dpkg runs, and debconf's, which it runs from where they lie before preinst and postinst.
+/// Source: deb-preinst(5), deb-postinst(5), deb-prerm(5), deb-postrm(5); debconf's `frontend`.
+const SCRIPTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "config"];
 /// Where the scripts of an installed package are, and those of one that is being unpacked.
 const INFO: &str = "/var/lib/dpkg/info/";
 const UNPACKING: &str = "/var/lib/dpkg/tmp.ci/";
@@ -68,20 +73,13 @@ pub fn add_package(
         offset: 0,
         why,
     };
-    let mut archive = ar::Archive::new(archive);
+    let mut archive = Members::new(name, archive)?;
     let mut package: Option<(Package, Scripts)> = None;
     let mut is_first = true;
-    while let Some(entry) = archive.next_entry() {
-        let mut entry = entry.map_err(|source| Error::Io {
-            what: format!("{name}: the ar archive"),
-            offset: 0,
-            source,
-        })?;
-        let member = String::from_utf8_lossy(entry.header().identifier()).into_owned();
-        let member = member.trim_end_matches('/');
+    while let Some(Member { name: member, size }) = archive.next()? {
         if is_first {
             let mut version = Vec::new();
-            let read = entry.by_ref().take(16).read_to_end(&mut version);
+            let read = archive.by_ref().take(16).read_to_end(&mut version);
             if member != "debian-binary" || read.is_err() || !version.starts_with(b"2.") {
                 return Err(malformed(
                     "not a Debian package: it does not begin with `debian-binary` 2.x".into(),
@@ -89,7 +87,11 @@ pub fn add_package(
             }
             is_first = false;
         } else if member.starts_with("control.tar") {
-            package = Some(control(&format!("{name}: {member}"), entry, options.banks)?);
+            package = Some(control(
+                &format!("{name}: {member}"),
+                &mut archive,
+                options.banks,
+            )?);
         } else if member.starts_with("data.tar") {
             let (package, scripts) =
                 package.ok_or_else(|| malformed("`data.tar` comes before `control.tar`".into()))?;
@@ -97,8 +99,7 @@ pub fn add_package(
             let mut tree = Tree::for_packages(options.banks, links);
             tree.name_next(package.to_string());
             let what = format!("{name}: {member}");
-            let length = entry.header().size();
-            data(&what, entry, length, &mut tree, progress, options.progress)?;
+            data(&what, &mut archive, size, &mut tree, progress, options.progress)?;
             let files = tree.add_to(&what, reference)?;
             for (path, digests) in scripts {
                 let refused = |why| Error::Unsupported {
@@ -125,64 +126,64 @@ type Scripts = Vec<(Vec<u8>, Vec<Digest>)>;
 fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scripts)> {
     let mut tar = TarReader::new(what, Decompress::new(what, BufReader::new(entry))?);
     let mut package = None;
-    let mut scripts = Vec::new();
+    let mut files: BTreeMap<Vec<u8>, Vec<Digest>> = BTreeMap::new();
     while let Some(entry) = tar.next()? {
-        if entry.kind != Kind::File {
-            continue;
-        }
-        let member = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
-        if let Some(script) = SCRIPTS.into_iter().find(|script| script.as_bytes() == member) {
-            let mut digester = Digester::new(banks);
-            tar.each_piece(&mut [0; 4096], |piece| digester.update(piece))?;
-            scripts.push((script, digester.finish()));
-            continue;
-        }
-        if member != b"control" {
-            continue;
-        }
-        if entry.size > MAX_CONTROL_LEN {
+        let member = normal(&[], &entry.path);
+        let is_control = member == b"control";
+        let is_script = SCRIPTS.iter().any(|script| script.as_bytes() == member);
+        let digests = match entry.kind {
+            Kind::File => {
+                if is_control && entry.size > MAX_CONTROL_LEN {
+                    return Err(Error::Limit {
+                        what: what.to_owned(),
+                        item: "control file, in bytes,",
+                        found: entry.size,
+                        limit: MAX_CONTROL_LEN,
+                    });
+                }
+                let (mut digester, mut text) = (Digester::new(banks), Vec::new());
+                tar.each_piece(&mut [0; 4096], |piece| {
+                    digester.update(piece);
+                    if is_control {
+                        text.extend(piece);
+                    }
+                })?;
+                if is_control {
+                    let bad = |why: String| tar.malformed(entry.offset, why);
+                    package = Some(fields(&String::from_utf8_lossy(&text)).map_err(bad)?);
+                }
+                digester.finish()
+            }
+            Kind::HardLink if !is_control => {
+                let target = files.get(&normal(&[], &entry.link)).cloned();
+                target.ok_or_else(|| {
+                    let (path, link) = (quoted(&entry.path), quoted(&entry.link));
+                    let why = format!("{path} is a hard link to {link}, which is not there");
+                    tar.malformed(entry.offset, why)
+                })?
+            }
+            _ if is_control || is_script => {
+                let why = format!(
+                    "{} is no regular file but a link or another kind: what dpkg would take for it is not in \
+                     the package",
+                    quoted(&entry.path)
+                );
+                return Err(tar.malformed(entry.offset, why));
+            }
+            _ => {
+                files.remove(&member);
+                continue;
+            }
+        };
+        if files.len() == MAX_CONTROL_FILES {
             return Err(Error::Limit {
                 what: what.to_owned(),
-                item: "control file, in bytes,",
-                found: entry.size,
-                limit: MAX_CONTROL_LEN,
+                item: "number of control files",
+                found: files.len() as u64 + 1,
+                limit: MAX_CONTROL_FILES as u64,
             });
         }
-        let mut text = Vec::new();
-        tar.each_piece(&mut [0; 4096], |piece| text.extend(piece))?;
-        let text = String::from_utf8_lossy(&text);
-        let field = |key: &str| {
-            let value = text
-                .lines()
-                .find_map(|line| {
-                    // deb-control(5): names of fields are not case-sensitive. A line that goes on begins with
-                    // a blank.
-                    let (name, value) = line.split_once(':')?;
-                    name.eq_ignore_ascii_case(key).then_some(value)
-                })
-                .map(str::trim);
-            let is_clean =
-                |v: &&str| !v.is_empty() && v.len() <= 128 && v.chars().all(|c| c.is_ascii_graphic());
-            value.filter(is_clean).map(str::to_owned).ok_or_else(|| {
-                tar.malformed(
-                    entry.offset,
-                    format!("the control file has no usable field {key}"),
-                )
-            })
-        };
-        let found = Package {
-            name: field("Package")?,
-            version: field("Version")?,
-            architecture: field("Architecture")?,
-        };
-        // dpkg keeps several architectures of such a package apart (pkg_infodb_get_file).
-        let is_same = field("Multi-Arch").is_ok_and(|value| value == "same");
-        let stem = if is_same {
-            format!("{}:{}", found.name, found.architecture)
-        } else {
-            found.name.clone()
-        };
-        package = Some((found, stem));
+        files.insert(member, digests);
     }
     let (package, stem) = package.ok_or_else(|| Error::Missing {
         what: what.to_owned(),
@@ -190,11 +191,47 @@ fn control(what: &str, entry: impl Read, banks: &[Bank]) -> Result<(Package, Scr
         hint: "build the package with dpkg-deb",
     })?;
     let mut placed = Vec::new();
-    for (script, digests) in scripts {
-        placed.push((format!("{UNPACKING}{script}").into_bytes(), digests.clone()));
-        placed.push((format!("{INFO}{stem}.{script}").into_bytes(), digests));
+    for script in SCRIPTS {
+        if let Some(digests) = files.remove(script.as_bytes()) {
+            placed.push((format!("{UNPACKING}{script}").into_bytes(), digests.clone()));
+            placed.push((format!("{INFO}{stem}.{script}").into_bytes(), digests));
+        }
     }
     Ok((package, placed))
+}
+
+/// The package of a control file, and what the names of its scripts begin with in [`INFO`].
+fn fields(text: &str) -> core::result::Result<(Package, String), String> {
+    let field = |key: &str| {
+        let value = text
+            .lines()
+            .find_map(|line| {
+                // deb-control(5): names of fields are not case-sensitive; dpkg takes blanks before the colon
+                // (lib/dpkg/parse.c, `parse_stanza`). A line that goes on begins with a blank.
+                let (name, value) = line.split_once(':')?;
+                let name = name.trim_end();
+                name.eq_ignore_ascii_case(key).then_some(value)
+            })
+            .map(str::trim);
+        let is_clean = |v: &&str| !v.is_empty() && v.len() <= 128 && v.chars().all(|c| c.is_ascii_graphic());
+        let value = value.filter(is_clean).map(str::to_owned);
+        value.ok_or_else(|| format!("the control file has no usable field {key}"))
+    };
+    let found = Package {
+        name: field("Package")?,
+        version: field("Version")?,
+        architecture: field("Architecture")?,
+    };
+    // dpkg knows packages in lower case (`pkg_hash_find_set`), and keeps several architectures of such a one
+    // apart (`pkg_infodb_get_file`).
+    let name = found.name.to_ascii_lowercase();
+    let is_same = field("Multi-Arch").is_ok_and(|value| value.eq_ignore_ascii_case("same"));
+    let stem = if is_same {
+        format!("{name}:{}", found.architecture)
+    } else {
+        name
+    };
+    Ok((found, stem))
 }
 
 fn data(

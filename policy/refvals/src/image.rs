@@ -645,7 +645,7 @@ impl<R: Read + Seek> Store for TarStore<R> {
 }
 
 /// `path` seen from `folder`, without `.` and `..`; what would leave the archive stays at its top.
-fn normal(folder: &[u8], path: &[u8]) -> Vec<u8> {
+pub(super) fn normal(folder: &[u8], path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in folder.split(|b| *b == b'/').chain(path.split(|b| *b == b'/')) {
         match part {

@@ -99,15 +99,18 @@ fn place(event: &Event) -> String {
 
 /// A name as a policy takes it.
 fn name_of(event: &Event, otherwise: impl FnOnce() -> String) -> String {
-    let label = once(&escape(event.label().as_bytes()));
-    if label.is_empty() {
-        return otherwise();
-    }
-    label
+    policy_name(&event.label()).unwrap_or_else(otherwise)
+}
+
+/// A text as the name of a policy's item: without control characters, cut where it is too long. `None` for
+/// nothing.
+pub(super) fn policy_name(text: &str) -> Option<String> {
+    let name: String = once(&escape(text.as_bytes()))
         .char_indices()
         .take_while(|(at, c)| at + c.len_utf8() <= MAX_NAME)
         .map(|(_, c)| c)
-        .collect()
+        .collect();
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// Whether a policy can hold it as text. Other lines are named by their digest.

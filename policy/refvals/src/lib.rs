@@ -36,6 +36,7 @@ pub mod image;
 mod layer;
 pub mod learned_boot;
 pub mod list;
+mod members;
 mod platform;
 mod sparse;
 mod stream;

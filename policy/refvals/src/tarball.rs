@@ -15,6 +15,8 @@ use std::io::{self, BufRead, Read};
 /// A PAX header or a GNU long name is never longer than this many bytes.
 const MAX_EXTENSION_LEN: u64 = 1024 * 1024;
 const BLOCK: u64 = 512;
+/// What is said of a size beyond 2^63 - 1 bytes, which is a file's limit in the kernel and in Go.
+const NO_SIZE: &str = "its size is one that no file has";
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,6 +370,12 @@ impl<R: Read> TarReader<R> {
         let size = header
             .entry_size()
             .map_err(|e| self.malformed(offset, format!("{shown}: size: {e}")))?;
+        // In base 256 the crate reads the last eight bytes alone: the others would make it negative or larger.
+        let is_size = |size: u64| i64::try_from(size).is_ok();
+        let field = &header.as_old().size;
+        if !is_size(size) || (field[0] & 0x80 != 0 && field[..4] != [0x80, 0, 0, 0]) {
+            return Err(self.malformed(offset, format!("{shown}: {NO_SIZE}")));
+        }
         let unsupported = |what: &str, why: &str| Error::Unsupported {
             what: what.to_owned(),
             why: format!("{shown} at byte {offset}: {why}"),
@@ -461,6 +469,9 @@ impl<R: Read> TarReader<R> {
             kind
         };
         let mut size = real_size.unwrap_or(size);
+        if !is_size(size) {
+            return Err(self.malformed(offset, format!("{shown}: {NO_SIZE}")));
+        }
         let content = self.position;
         self.left = if kind == Kind::File { size } else { 0 };
         self.padding = pad(self.left);
@@ -555,7 +566,7 @@ fn is_whiteout(header: &tar::Header) -> bool {
 }
 
 fn pad(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK) - size
+    (BLOCK - size % BLOCK) % BLOCK
 }
 
 fn without_nul(mut name: Vec<u8>) -> Vec<u8> {

@@ -11,6 +11,7 @@
 //! Hash"; UAPI Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib,
 //! `MeasurePeImageAndExtend`.
 
+use crate::learned_boot::policy_name;
 use crate::stub::Stub;
 use cgpath_evidence::{Bank, Digest, boot::EventType};
 use cgpath_policy::{BootEvent, BootPolicy};
@@ -173,7 +174,7 @@ impl<'a> Image<'a> {
 }
 
 /// The `boot:` that accepts this image, its kernel, its initrd and its command line, with digests in `banks`.
-/// `name` is what people call the image.
+/// `name` is what people call the image; what a policy's name cannot hold of it is escaped or cut.
 ///
 /// # Errors
 /// [`UkiError`] if it is no unified kernel image, or has no command line.
@@ -186,16 +187,17 @@ pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
         command_lines: stub.command_lines(image.section(".cmdline")?)?,
         ..BootPolicy::default()
     };
+    let name = policy_name(name).unwrap_or_else(|| "unified kernel image".to_owned());
     let mut add = |pcr, kind, name: String, optional, digest: &dyn Fn(Bank) -> Digest| {
         values.events.push(BootEvent {
             pcr,
             kind,
-            name,
+            name: policy_name(&name).unwrap_or_default(),
             digests: banks.iter().map(|bank| digest(*bank)).collect(),
             optional,
         });
     };
-    add(4, EventType::APPLICATION, name.to_owned(), false, &|bank| {
+    add(4, EventType::APPLICATION, name.clone(), false, &|bank| {
         image.digest(bank)
     });
     let is_optional = !stub.measures_the_kernel();
@@ -295,6 +297,30 @@ mod tests {
         let yaml = from_uki("a", &image(&all, b"", 0), &[Bank::Sha256])?;
         let value: serde_json::Value = serde_norway::from_str(&yaml).unwrap();
         Ok(serde_json::from_value(value["boot"].clone()).unwrap())
+    }
+
+    #[test]
+    fn every_name_of_an_image_gives_values_that_a_policy_takes() {
+        let long = "x".repeat(300);
+        let wide = "\u{1f427}".repeat(100);
+        for (name, first) in [
+            ("", "unified kernel image"),
+            ("\n", "\\n"),
+            ("a\tb\u{85}c\u{7}\0", "a\\tb\\u{85}c\\x07\\x00"),
+            ("a\\b", "a\\b"),
+            ("\"'#: {", "\"'#: {"),
+            (long.as_str(), &long[..253]),
+            (wide.as_str(), &wide[..252]),
+        ] {
+            let yaml = from_uki(name, &uki(), &[Bank::Sha256]).unwrap();
+            let value: serde_json::Value = serde_norway::from_str(&yaml).unwrap();
+            let values: BootPolicy = serde_json::from_value(value["boot"].clone())
+                .unwrap_or_else(|error| panic!("{name:?}: {error}: {yaml}"));
+            let names: Vec<&str> = values.events.iter().map(|event| event.name.as_str()).collect();
+            assert_eq!(names[0], first, "{name:?}");
+            let kernel = format!("kernel of {}", first.chars().take(60).collect::<String>());
+            assert!(names[1].starts_with(&kernel), "{names:?}");
+        }
     }
 
     fn magic(version: &str) -> Vec<u8> {

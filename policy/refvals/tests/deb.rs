@@ -90,6 +90,8 @@ fn names_of_control_fields_are_read_in_any_case() {
     for (nth, names) in [
         ["package", "VERSION", "aRCHITECTURE"],
         ["PACKAGE", "version", "architecture"],
+        // What dpkg takes before a colon.
+        ["Package ", "Version\t", "Architecture  "],
     ]
     .into_iter()
     .enumerate()
@@ -198,49 +200,109 @@ fn what_is_no_package_or_is_cut_is_an_error_and_never_less_values() {
     assert!(add(&mut empty(), &b"PK\x03\x04 something else"[..], true).is_err());
 }
 
+/// A package `package` with this value of Multi-Arch, whose control files `fill` makes in their folder.
+fn scripted(dir: &Path, package: &str, multi: &str, fill: impl Fn(&Path)) -> PathBuf {
+    let root = dir.join(format!("{package}-{multi}"));
+    fs::create_dir_all(root.join("DEBIAN")).unwrap();
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    fs::write(root.join("usr/bin/a"), b"a").unwrap();
+    let control = format!(
+        "Package: {package}\n\
+         Version: 1\n\
+         Architecture: amd64\n\
+         multi-arch: {multi}\n\
+         Maintainer: A <a@example.org>\n\
+         Description: demo\n"
+    );
+    fs::write(root.join("DEBIAN/control"), control).unwrap();
+    fill(&root.join("DEBIAN"));
+    let out = dir.join(format!("{package}-{multi}.deb"));
+    let made = Command::new("dpkg-deb")
+        .args(["--root-owner-group", "--nocheck", "--build"])
+        .args([&root, &out])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    out
+}
+
+fn script(folder: &Path, name: &str, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+const SCRIPTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "config"];
+
 #[test]
 fn maintainer_scripts_stand_where_dpkg_runs_them() {
     let dir = tempfile::tempdir().unwrap();
-    for (multi, stem) in [("no", "demo"), ("same", "demo:amd64")] {
-        let root = dir.path().join(multi);
-        fs::create_dir_all(root.join("DEBIAN")).unwrap();
-        fs::create_dir_all(root.join("usr/bin")).unwrap();
-        fs::write(root.join("usr/bin/a"), b"a").unwrap();
-        let control = format!(
-            "Package: demo\n\
-             Version: 1\n\
-             Architecture: amd64\n\
-             multi-arch: {multi}\n\
-             Maintainer: A <a@example.org>\n\
-             Description: demo\n"
-        );
-        fs::write(root.join("DEBIAN/control"), control).unwrap();
-        for script in ["preinst", "postinst", "prerm", "postrm"] {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = root.join("DEBIAN").join(script);
-            fs::write(&path, format!("#!/bin/sh\n# {script} {multi}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let out = dir.path().join(format!("{multi}.deb"));
-        let made = Command::new("dpkg-deb")
-            .args(["--root-owner-group", "--build"])
-            .args([&root, &out])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for (package, multi, stem) in [
+        ("demo", "no", "demo"),
+        ("demo", "foreign", "demo"),
+        ("demo", "same", "demo:amd64"),
+        ("demo", "Same", "demo:amd64"),
+        ("demo", "SAME", "demo:amd64"),
+        // dpkg knows it in lower case.
+        ("Demo", "no", "demo"),
+    ] {
+        let archive = scripted(dir.path(), package, multi, |folder| {
+            for name in SCRIPTS {
+                script(folder, name, &format!("#!/bin/sh\n# {name} {multi}\n"));
+            }
+            fs::write(folder.join("conffiles"), "").unwrap();
+        });
         let mut reference = empty();
-        assert_eq!(add(&mut reference, File::open(out).unwrap(), true).unwrap(), 1);
-        assert_eq!(reference.files.len(), 9);
-        for script in ["preinst", "postinst", "prerm", "postrm"] {
-            let wanted = sha256(format!("#!/bin/sh\n# {script} {multi}\n").as_bytes());
+        assert_eq!(
+            add(&mut reference, File::open(archive).unwrap(), true).unwrap(),
+            1
+        );
+        assert_eq!(reference.files.len(), 11);
+        for name in SCRIPTS {
+            let wanted = sha256(format!("#!/bin/sh\n# {name} {multi}\n").as_bytes());
             for path in [
-                format!("/var/lib/dpkg/tmp.ci/{script}"),
-                format!("/var/lib/dpkg/info/{stem}.{script}"),
+                format!("/var/lib/dpkg/tmp.ci/{name}"),
+                format!("/var/lib/dpkg/info/{stem}.{name}"),
             ] {
                 let known = &reference.files[path.as_bytes()];
                 assert!(known.len() == 1 && known.contains(&wanted), "{path}");
-                assert_eq!(reference.origins.of(path.as_bytes()), Some("deb demo 1 amd64"));
+                let origin = format!("deb {package} 1 amd64");
+                assert_eq!(reference.origins.of(path.as_bytes()), Some(origin.as_str()));
             }
         }
+    }
+}
+
+#[test]
+fn a_maintainer_script_that_is_a_hard_link_is_read_and_another_link_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = scripted(dir.path(), "hard", "no", |folder| {
+        script(folder, "config", "#!/bin/sh\n");
+        for name in SCRIPTS.iter().filter(|name| **name != "config") {
+            fs::hard_link(folder.join("config"), folder.join(name)).unwrap();
+        }
+    });
+    let mut reference = empty();
+    add(&mut reference, File::open(archive).unwrap(), true).unwrap();
+    for name in SCRIPTS {
+        let path = format!("/var/lib/dpkg/info/hard.{name}");
+        assert!(
+            reference.files[path.as_bytes()].contains(&sha256(b"#!/bin/sh\n")),
+            "{path}"
+        );
+    }
+    for name in SCRIPTS {
+        let archive = scripted(dir.path(), &format!("soft-{name}"), "no", |folder| {
+            script(folder, "helper", "#!/bin/sh\n");
+            std::os::unix::fs::symlink("helper", folder.join(name)).unwrap();
+        });
+        let error = add(&mut empty(), File::open(archive).unwrap(), true).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Malformed { .. }), "{text}");
+        assert!(
+            text.contains(&format!("\"./{name}\" is no regular file")) && text.contains("control.tar"),
+            "{text}"
+        );
     }
 }

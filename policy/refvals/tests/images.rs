@@ -724,6 +724,70 @@ fn what_cannot_be_unpacked_is_an_error_that_names_entry_and_offset() {
 }
 
 #[test]
+fn a_size_that_no_file_has_is_an_error_in_every_archive_and_names_its_entry() {
+    // The twelve bytes of the field: negative ones, more than 64 bits, and 2^63.
+    let mut low = [0; 12];
+    (low[0], low[3], low[11]) = (0x80, 1, 3);
+    let mut high = [0; 12];
+    (high[0], high[4]) = (0x80, 0x80);
+    let mut negative = [0xff; 12];
+    negative[11] = 3;
+    for (size, kind) in [
+        ([0xff; 12], b'0'),
+        (negative, b'0'),
+        (low, b'0'),
+        (high, b'0'),
+        ([0xff; 12], b'x'),
+        ([0xff; 12], b'L'),
+        ([0xff; 12], b'5'),
+        (low, b'x'),
+    ] {
+        let mut bytes = tar(&[File("one", "1")]);
+        bytes.truncate(1024);
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..3].copy_from_slice(b"two");
+        header.as_old_mut().size = size;
+        header.as_old_mut().linkflag = [kind];
+        header.set_cksum();
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 1024]);
+        refused(&bytes, &format!("{size:?} {kind}"));
+    }
+    for size in [
+        "18446744073709551615",
+        "18446744073709551104",
+        "9223372036854775808",
+    ] {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder
+            .append_pax_extensions([("size", size.as_bytes())])
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..3].copy_from_slice(b"two");
+        header.set_size(0);
+        header.set_cksum();
+        builder.append(&header, std::io::empty()).unwrap();
+        let bytes = builder.into_inner().unwrap();
+        assert_eq!(bytes.len(), 512 * 5);
+        refused(&bytes, size);
+    }
+}
+
+/// As a root file system, as an image's layer and as the archive that an image is in.
+fn refused(bytes: &[u8], what: &str) {
+    let layer = read(&single(&image(&[(bytes.to_vec(), bytes.to_vec())])));
+    for (error, name) in [(rootfs(bytes), "x"), (layer, "layer"), (read(bytes), "image.tar")] {
+        let error = error.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Malformed { offset: 1024, .. }) && text.contains("one that no file has"),
+            "{what}, {name}: {text}"
+        );
+        assert!(text.contains("\"two\""), "{what}, {name}: {text}");
+    }
+}
+
+#[test]
 fn names_and_headers_longer_than_their_limits_are_refused_before_they_are_read() {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::GNULongName);

@@ -163,6 +163,11 @@ impl From<SetupError> for Failure {
         let text = escape(error.to_string().as_bytes());
         match error {
             SetupError::Store(error) => error.into(),
+            SetupError::Complete(ref dir) => {
+                let dir = escape(dir.as_os_str().as_encoded_bytes());
+                let hint = format!("cgpath serve {dir} --add-name NAME adds a name to its certificate");
+                Failure::new("exists", text).hint(hint)
+            }
             SetupError::Exists(_) => Failure::new("exists", text)
                 .hint("name a new or an empty directory; what an interrupted --init left can be removed"),
             SetupError::Name(_) => {

@@ -53,6 +53,9 @@ pub enum SetupError {
     /// Something is there already.
     #[error("{0} is there already and is not overwritten")]
     Exists(PathBuf),
+    /// A whole store is there already.
+    #[error("{0} holds a store already, which is left as it is")]
+    Complete(PathBuf),
     /// A file could not be read or written.
     #[error("{path}: {error}")]
     Io {
@@ -175,7 +178,7 @@ fn server_certificate(
 /// Makes the directory's content. `dir` is made if it is not there; if it is, it must be empty.
 ///
 /// # Errors
-/// [`SetupError`]; [`SetupError::Exists`] if anything is there.
+/// [`SetupError`]; [`SetupError::Complete`] if a store is there, [`SetupError::Exists`] if anything else is.
 pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), SetupError> {
     // Names first: a mistake in one leaves nothing behind.
     for name in names {
@@ -185,6 +188,9 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut entries = fs::read_dir(dir).map_err(SetupError::io(dir))?;
             if let Some(entry) = entries.next() {
+                if is_complete(dir) {
+                    return Err(SetupError::Complete(dir.to_owned()));
+                }
                 return Err(SetupError::Exists(entry.map_err(SetupError::io(dir))?.path()));
             }
             use std::os::unix::fs::PermissionsExt;
@@ -212,6 +218,21 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     store.set_meta("server-not-after", &not_after.to_string())?;
     sync_dir(dir)?;
     Ok(())
+}
+
+/// Whether `dir` holds what [`init`] makes, to the last thing that it writes.
+fn is_complete(dir: &Path) -> bool {
+    let files = [
+        CA,
+        CA_KEY,
+        SERVER,
+        SERVER_KEY,
+        VERDICT_KEY,
+        VERDICT_PUBLIC,
+        NONCE_KEY,
+    ];
+    let has_files = files.into_iter().all(|name| dir.join(name).is_file());
+    has_files && Store::open(dir).is_ok_and(|store| not_after(&store).is_ok_and(|seconds| seconds.is_some()))
 }
 
 /// Makes the server's certificate anew if it will soon run out; says whether it did.
@@ -399,13 +420,42 @@ mod tests {
             assert_eq!(mode & 0o077, 0, "{:?} has mode {mode:o}", entry.path());
         }
         let before = fs::read(dir.join(CA_KEY)).unwrap();
-        assert!(matches!(
-            init(&dir, &names(&[]), now()),
-            Err(SetupError::Exists(_))
-        ));
+        // What else the service or a person put there does not hide that it is a store.
+        for other in [None, Some("certificate.lock"), Some("a-note")] {
+            if let Some(other) = other {
+                fs::write(dir.join(other), b"").unwrap();
+            }
+            let error = init(&dir, &names(&[]), now()).unwrap_err();
+            assert!(
+                matches!(&error, SetupError::Complete(found) if *found == dir),
+                "{error}"
+            );
+        }
         assert_eq!(fs::read(dir.join(CA_KEY)).unwrap(), before);
         assert_eq!(nonce_key(&dir).unwrap().len(), 32);
         verdict_key(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_an_interrupted_init_left_is_no_store() {
+        for lost in [CA, NONCE_KEY, "store.db"] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().join("v");
+            init(&dir, &names(&[]), now()).unwrap();
+            fs::remove_file(dir.join(lost)).unwrap();
+            let error = init(&dir, &names(&[]), now()).unwrap_err();
+            assert!(matches!(error, SetupError::Exists(_)), "{lost}: {error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("v");
+        init(&dir, &names(&[]), now()).unwrap();
+        // Cut before the last value is written.
+        Store::open(&dir)
+            .unwrap()
+            .set_meta("server-not-after", "")
+            .unwrap();
+        let error = init(&dir, &names(&[]), now()).unwrap_err();
+        assert!(matches!(error, SetupError::Exists(_)), "{error}");
     }
 
     #[test]

@@ -467,7 +467,13 @@ fn init_makes_private_files_and_overwrites_nothing_and_one_service_has_a_store()
         );
     }
     let store = store.to_str().unwrap();
-    assert_eq!(fails(&["serve", "--init", store, "--json"])["kind"], "exists");
+    let again = fails(&["serve", "--init", store, "--name", "v.example", "--json"]);
+    assert_eq!(again["kind"], "exists");
+    let again = again.to_string();
+    assert!(
+        again.contains("holds a store already") && again.contains("--add-name") && !again.contains("removed"),
+        "{again}"
+    );
     let said = ok(&[
         "serve",
         "--init",
