@@ -11,6 +11,11 @@ pub fn schemathesis() -> PathBuf {
     )
 }
 
+/// Python with evidence-api, as `cargo xtask test` makes it; what is not there fails.
+pub fn evidence_api() -> PathBuf {
+    find("CGPATH_EVIDENCE_API", "evidence-api-0.5.0", "evidence-api 0.5.0")
+}
+
 /// Python with Keylime, jsonschema and decoders from PyPI, as `cargo xtask test` makes it; what is not there
 /// fails.
 pub fn python() -> PathBuf {

@@ -221,18 +221,20 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  round       what a round of 100 new entries costs a verifier that follows, and the collector, by the length
                              of the list
                  tenant      bytes of a tenant's bundle, by the length of the list
+                 domain      bytes of evidence with a trust domain's quote, and what verifying it costs
                  image       cgpath policy from-image on 500 MB, beside unpacking and hashing the same bytes
                  serve       1,000 nodes attesting every 10 s to one cgpath serve on this machine: who is late, what it costs
                  exec        executions with nobody, cgpathd, auditd's rule or bpftrace looking; our programs' sizes
                  collector   cgpathd's memory after many records, its processor time idle and attesting
                  attest      a round of attestation beside a bare extend + quote
                  template    executions that the kernel measures with ima-cgpath, beside ima-ng, on a kernel with the series
-                 All but these first six run in a guest: some minutes each without KVM.
+                 All but these first seven run in a guest: some minutes each without KVM.
   --rounds N     counted rounds, or windows of 60 s (default 5; serve: 12 of each node; attest has none)
   --entries N    replay, verify: entries of the measurement list (default 1000000); round, tenant: that length alone
-                 (default 1000 to 1000000); image: megabytes (default 500); serve: of each node before its first round
-                 (default 1000); exec: executions of each kind in a round (default 200; template: 100);
-                 collector: records (default 100000); attest: cycles (default 200)
+                 (default 1000 to 1000000); domain: the same (default 1000); image: megabytes (default 500);
+                 serve: of each node before its first round (default 1000); exec: executions of each kind in a
+                 round (default 200; template: 100); collector: records (default 100000); attest: cycles
+                 (default 200)
   --pods N,N…    attest, round: the same over so many pods, whether it is flat, for instance 1,10,50,110,1000 (1000 at most)
   --json         one JSON object in place of the table
   --yes, --no-install   as for `demo`
@@ -251,6 +253,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
   --no-install         only name what is missing; exits 3 if there is something
   --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, fresh, repeat,
                        lives, stacks
+                       (load: bursts and kills at full size, 50 kills around extensions of a trust domain's register)
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
                        (kernel: all bases in full with their tests, the same build twice, the debug kernel, packages)
@@ -296,7 +299,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
-            bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
+            bench) COMPREPLY=($(compgen -W "replay verify round tenant domain image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
             dist) COMPREPLY=($(compgen -W "deb tar --programs --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;

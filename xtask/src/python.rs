@@ -35,6 +35,9 @@ const KEYLIME_NEEDS: &[&str] = &[
 /// What asks the service for everything that its OpenAPI document allows, and for what it does not.
 pub const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
+/// What reads TD quotes, reports and logs as we do.
+pub const EVIDENCE_API: &str = "evidence-api==0.5.0";
+
 /// Decoders that read our exports. pycose 1.1 does not know the types of cbor2 6.
 const DECODERS: &[&str] = &["cbor2==5.9.0", "pycose==1.1.0", "jwcrypto==1.6.1"];
 
@@ -66,6 +69,18 @@ pub fn foreign(workspace: &Workspace) -> Result<PathBuf> {
 pub fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
     let packages = [SCHEMATHESIS, "cbor2==5.9.0"].map(str::to_owned);
     environment(workspace, &SCHEMATHESIS.replace("==", "-"), &packages)
+}
+
+/// Python with evidence-api; tests look for it by this name, too.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn evidence_api(workspace: &Workspace) -> Result<PathBuf> {
+    environment(
+        workspace,
+        &EVIDENCE_API.replace("==", "-"),
+        &[EVIDENCE_API.to_owned()],
+    )
 }
 
 fn with_keylime(more: &[&str]) -> Vec<String> {

@@ -105,7 +105,7 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
         }
         let mut command = match step {
             "load" => {
-                let mut command = guest_tests(workspace, &["load", "pending"], filter)?;
+                let mut command = guest_tests(workspace, &["load", "pending", "tdx"], filter)?;
                 command.env("CGPATH_SOAK", "1");
                 command
             }

@@ -1,6 +1,6 @@
-//! What verification costs beside the bare hash chains, what a round costs a verifier that follows, and how
-//! long a tenant's bundle is: `follow_cost verify|round|tenant ENTRIES [ROUNDS]`, one line of JSON. For
-//! `cargo xtask bench`.
+//! What verification costs beside the bare hash chains, what a round costs a verifier that follows, how long
+//! a tenant's bundle is, and what a trust domain's quote adds:
+//! `follow_cost verify|round|tenant|domain ENTRIES [ROUNDS]`, one line of JSON. For `cargo xtask bench`.
 //!
 //! The node is made of software and honest (see `cgpath_testkit`): its list has ENTRIES different files of
 //! the host, which its policy names, each with a record, and four pods have 100 records each. PCR 10 is
@@ -11,7 +11,11 @@ use cgpath_appraisal::{Context, NodeState, Verdict, appraise};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::replay::{Fill, replay_batches};
 use cgpath_evidence::{Bank, Entry, EventKind, Evidence, EvidenceDelta, FileHash, TenantBundle};
-use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256};
+use cgpath_testkit::td::{Platform, TrustDomain};
+use cgpath_testkit::{Actor, KeyKind, Measurement, NOW, Node, delta_after, pod, sha256};
+use dcap_qvl::configs::RustCryptoConfig;
+use dcap_qvl::verify::QuoteVerifier;
+use dcap_qvl::{QuoteCollateralV3, QuotePolicy};
 use std::time::Instant;
 
 /// Records of each pod.
@@ -24,13 +28,14 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| args.get(at).map(|n| n.parse::<u64>()).transpose();
-    let usage = "usage: follow_cost verify|round|tenant ENTRIES [ROUNDS]";
+    let usage = "usage: follow_cost verify|round|tenant|domain ENTRIES [ROUNDS]";
     let entries = number(1)?.ok_or(usage)?;
     let rounds = number(2)?.unwrap_or(5);
     let found = match args.first().map(String::as_str) {
         Some("verify") => verify(entries, rounds)?,
         Some("round") => round(entries, rounds)?,
         Some("tenant") => tenant(entries)?,
+        Some("domain") => domain(entries, rounds)?,
         _ => return Err(usage.into()),
     };
     println!("{found}");
@@ -68,7 +73,11 @@ fn host(node: &mut Node, from: u64, to: u64) {
 }
 
 fn node(entries: u64, rounds: u64) -> Node {
-    let mut node = Node::boot(KeyKind::EcdsaP256);
+    grown(Node::boot(KeyKind::EcdsaP256), entries, rounds)
+}
+
+/// The same out of a node that has just booted.
+fn grown(mut node: Node, entries: u64, rounds: u64) -> Node {
     node.banks = Bank::ALL.to_vec();
     node.accept_banks = "[sha1, sha256, sha384, sha512]".into();
     for n in 0..entries + NEW * rounds {
@@ -241,4 +250,60 @@ fn tenant(entries: u64) -> Result<serde_json::Value, Error> {
         "whole": whole, "followed": followed, "records": records, "entries": evidence.list.len(),
         "new": evidence.list.len() as u64 - state.covered,
     }))
+}
+
+/// By what anchors the list: bytes of evidence and of its parts, and an appraisal. Beside them what the
+/// domain's quote costs with its chain, its collateral and their revocation lists.
+fn domain(entries: u64, rounds: u64) -> Result<serde_json::Value, Error> {
+    let mut found = serde_json::Map::new();
+    let platform = Platform::new("a test's root", "a machine");
+    for (anchor, is_domain, has_tpm) in [
+        ("pcr-10", false, true),
+        ("rtmr-3", true, false),
+        ("both", true, true),
+    ] {
+        let booted = Node::boot(KeyKind::EcdsaP256);
+        let booted = if is_domain {
+            booted.in_domain(TrustDomain::new(platform.clone()), has_tpm)
+        } else {
+            booted
+        };
+        let mut node = grown(booted, entries, 0);
+        let evidence = node.attest(&nonce(0));
+        let (policy, context) = (node.policy(), node.context(&nonce(0), None));
+        drop(node);
+        let mut times = Vec::new();
+        for round in 0..=rounds {
+            let (verdict, took) = timed(|| appraised(&evidence, &policy, &context).map(drop))?;
+            verdict?;
+            if round > 0 {
+                times.push(took * 1e3);
+            }
+        }
+        found.insert(format!("{anchor}-appraisal"), times.into());
+        found.insert(format!("{anchor}-bytes"), evidence.to_cbor().len().into());
+        let (Some(quote), Some(td)) = (&evidence.quote.td, &evidence.td) else {
+            continue;
+        };
+        found.insert("outblob-bytes".into(), quote.outblob.len().into());
+        found.insert("log-bytes".into(), td.register_log.len().into());
+        let file = platform.collateral_json(NOW - 10 * 24 * 3600, |_, _| ());
+        let collateral: QuoteCollateralV3 = serde_json::from_slice(&file)?;
+        let mut times = Vec::new();
+        for round in 0..=rounds {
+            let root = platform.root().to_vec();
+            let (claims, took) = timed(|| {
+                QuoteVerifier::new(root)
+                    .with_config::<RustCryptoConfig>()
+                    .verify_with_policy(&quote.outblob, &collateral, NOW, &QuotePolicy::claims_only(NOW))
+            })?;
+            claims?;
+            if round > 0 {
+                times.push(took * 1e3);
+            }
+        }
+        found.insert("quote".into(), times.into());
+        found.insert("collateral-bytes".into(), file.len().into());
+    }
+    Ok(found.into())
 }

@@ -57,6 +57,11 @@ const BENCHMARKS: &[Benchmark] = &[
         run: follow::tenant,
     },
     Benchmark {
+        name: "domain",
+        purpose: Purpose::Build,
+        run: follow::domain,
+    },
+    Benchmark {
         name: "image",
         purpose: Purpose::Build,
         run: image::run,

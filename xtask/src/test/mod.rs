@@ -167,6 +167,7 @@ pub fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>
         ("CARGO_TARGET_DIR", workspace.target.clone()),
         ("CGPATH_PYTHON", python::foreign(workspace)?),
         ("CGPATH_SCHEMATHESIS", python::schemathesis(workspace)?),
+        ("CGPATH_EVIDENCE_API", python::evidence_api(workspace)?),
     ])
 }
 

@@ -1,13 +1,14 @@
-//! `cgpath export` read by the tools of others: tpm2-tools, evmctl, Keylime, and decoders from PyPI.
+//! `cgpath export` read by the tools of others: tpm2-tools, evmctl, Keylime, decoders and a reader of trust
+//! domains from PyPI.
 //!
 //! What is not installed fails: `cargo xtask test` brings it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_appraisal::appraise;
 use cgpath_evidence::boot::{EventLog, EventType};
-use cgpath_evidence::td::{QuoteBody, extend};
+use cgpath_evidence::td::{QuoteBody, TdBody, TdReport, extend};
 use cgpath_evidence::{Bank, Evidence, list::ListEntry};
-use cgpath_testkit::python::python;
+use cgpath_testkit::python::{evidence_api, python};
 use cgpath_testkit::td::{Platform, TrustDomain};
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use p256::{
@@ -364,6 +365,107 @@ fn the_log_for_trustees_tdx_verifier_replays_to_all_four_registers_of_the_quote_
     assert!(exported(&evidence)["cc_eventlog"].is_null());
     let output = folder.cgpath("export evidence.cbor --format trustee-tdx -o out");
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// What evidence-api found in a quote, a report or a log.
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct Read {
+    rtmrs: [String; 4],
+    mrtd: Option<String>,
+    report_data: Option<String>,
+}
+
+impl Read {
+    /// The same as we find it.
+    fn of(body: &TdBody) -> Read {
+        Read {
+            rtmrs: body.rtmrs.map(hex::encode),
+            mrtd: Some(hex::encode(body.mrtd)),
+            report_data: Some(hex::encode(body.report_data)),
+        }
+    }
+}
+
+/// Reads `quote=FILE`, `report=FILE` and `log=FILE` with evidence-api.
+#[track_caller]
+fn read_by_others<const N: usize>(files: [(&str, &Path); N]) -> [Read; N] {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/export/td_reader.py");
+    let named = files.map(|(kind, file)| format!("{kind}={}", file.display()));
+    let found = crate::printed(Command::new(evidence_api()).arg(script).args(named));
+    let found: Vec<Read> = serde_json::from_str(&found).unwrap();
+    found.try_into().unwrap()
+}
+
+#[test]
+fn evidence_api_finds_in_our_quote_and_log_the_registers_that_we_find() {
+    let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+    let mut node = Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+    node.attest(b"a nonce before this one");
+    let evidence = node.attest(NONCE);
+    let folder = Folder::new(NONCE, |_| ());
+    folder.write("td.cbor", &evidence.to_cbor());
+    folder.export("td.cbor --format trustee-tdx -o td.json");
+    let exported: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("td.json")).unwrap()).unwrap();
+    let decoded = |name: &str| STANDARD.decode(exported[name].as_str().unwrap()).unwrap();
+    let (quote, mut log) = (decoded("quote"), decoded("cc_eventlog"));
+    folder.write("quote", &quote);
+    folder.write("log", &log);
+    let quoted = Read::of(&QuoteBody::parse(&quote).unwrap().body);
+    let (quote, log_file) = (folder.path("quote"), folder.path("log"));
+    let [of_quote, of_log] = read_by_others([("quote", &quote), ("log", &log_file)]);
+    assert_eq!(of_quote, quoted);
+    assert_eq!(of_log.rtmrs, quoted.rtmrs);
+    // The digest of the last checkpoint is another one: RTMR 3 is, too, and no other.
+    let last = *td_digests(&evidence).last().unwrap();
+    let at = log.windows(48).position(|window| window == last).unwrap();
+    log[at] ^= 1;
+    folder.write("log", &log);
+    let [changed] = read_by_others([("log", &log_file)]);
+    assert_eq!(changed.rtmrs[..3], quoted.rtmrs[..3]);
+    assert_ne!(changed.rtmrs[3], quoted.rtmrs[3]);
+}
+
+/// What the register's log says it was extended by.
+fn td_digests(evidence: &Evidence) -> Vec<[u8; 48]> {
+    let log = &evidence.td.as_ref().unwrap().register_log;
+    let extensions = cgpath_evidence::td::log::read(log).unwrap();
+    extensions.map(|extension| extension.unwrap().digest).collect()
+}
+
+#[test]
+fn evidence_api_finds_in_published_quotes_reports_and_logs_what_we_find() {
+    let Some(vectors) = crate::published::vectors() else {
+        return;
+    };
+    let path = |name: &str| vectors.join("tdx").join(name);
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    for name in ["tdx_quote", "tdx_quote_4.dat"] {
+        let file = path(name);
+        let [quote] = read_by_others([("quote", &file)]);
+        assert_eq!(
+            quote,
+            Read::of(&QuoteBody::parse(&read(&file)).unwrap().body),
+            "{name}"
+        );
+    }
+    let (report, ccel) = (path("tdreport.bin"), path("tdreport_ccel.bin"));
+    let other = vectors.join("eventlog/CCEL_data_ovmf");
+    let [of_report, of_log, of_other] =
+        read_by_others([("report", &report), ("log", &ccel), ("log", &other)]);
+    let ours = TdReport::parse(&read(&report)).unwrap();
+    assert_eq!(of_report.rtmrs, ours.rtmrs.map(hex::encode));
+    assert_eq!(of_log.rtmrs, of_report.rtmrs);
+    assert_ne!(of_other.rtmrs, of_report.rtmrs, "another domain's log");
+    for (file, theirs) in [(&ccel, &of_log), (&other, &of_other)] {
+        let bytes = read(file);
+        let values = EventLog::parse_ccel(&bytes)
+            .unwrap()
+            .replay_all(Bank::Sha384)
+            .unwrap();
+        let values: Vec<String> = values.iter().map(|value| hex::encode(value.bytes())).collect();
+        assert_eq!(values, theirs.rtmrs[..3]);
+    }
 }
 
 #[test]
