@@ -21,6 +21,7 @@ mod properties;
 #[path = "../../../evidence/tests/common/vectors.rs"]
 mod published;
 mod rules;
+mod shared_memory;
 mod td;
 mod tenant;
 mod v10_boot;

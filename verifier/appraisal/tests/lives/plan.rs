@@ -95,6 +95,24 @@ pub enum Said {
     Shared,
 }
 
+/// What a record of a late mapping says of memory that looks like a memfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// As the kernel has it.
+    Memfd,
+    /// It has a name.
+    Named,
+    /// A file on a disk, with that path.
+    Disk,
+    /// On a tmpfs that somebody mounted.
+    Tmpfs,
+    /// It does not say what file it is.
+    Silent,
+    Cut,
+    Hashed,
+    Writable,
+}
+
 /// What stands under a checkpoint's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
@@ -116,6 +134,8 @@ pub enum Step {
     Says(Who, EventKind, u8, Said),
     /// The same with a mapping that is writable, too; or of another kind, which says so all the same.
     Writable(Who, EventKind, u8, Hashed),
+    /// A record of this kind is about shared memory, or about what looks like it.
+    Memory(Who, EventKind, Memory),
     /// The file that is in the layer of a pod's overlay is opened for writing there; what it says of it.
     WriteBelow(Who, u8, Said),
     /// An entry whose record comes later.
@@ -288,6 +308,8 @@ pub struct Setup {
     pub identifies: bool,
     /// Which file systems are permitted.
     pub file_systems: u8,
+    /// Pods 1 and 2 are trusted with code in shared memory.
+    pub shared_memory_code: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,6 +401,14 @@ impl Plan {
             let hashed = r.one_of(&[Hashed::PreCheck, Hashed::PreCheck, Hashed::Not, Hashed::Evil]);
             round.steps.insert(at, Step::Writable(who, kind, own, hashed));
         }
+        let r = &mut Random(seed ^ 0x006d_656d);
+        plan.setup.shared_memory_code = r.percent(70);
+        for round in &mut plan.rounds {
+            for _ in 0..if r.percent(5) { 1 + r.below(3) } else { 0 } {
+                let at = r.below(round.steps.len() + 1);
+                round.steps.insert(at, Step::of_memory(r));
+            }
+        }
         plan
     }
 }
@@ -428,6 +458,7 @@ impl Setup {
             volume: r.percent(40),
             identifies: false,
             file_systems: 0,
+            shared_memory_code: false,
         }
     }
 }
@@ -562,6 +593,18 @@ impl Step {
         }
     }
 
+    /// What a runtime does that compiles code, as often as what only looks like it.
+    fn of_memory(r: &mut Random) -> Step {
+        let (who, n) = (Who::any(r), 1 + r.below(3) as u8);
+        let memory = r.one_of(&Memory::ALL);
+        match r.below(8) {
+            0..=4 => Step::Memory(Who::Pod(n), EventKind::LateMapping, Memory::Memfd),
+            5 => Step::Memory(who, EventKind::LateMapping, Memory::Memfd),
+            6 => Step::Memory(Who::Pod(n), EventKind::LateMapping, memory),
+            _ => Step::Memory(Who::Pod(n), r.one_of(&EXECUTIONS), Memory::Memfd),
+        }
+    }
+
     fn odd(r: &mut Random) -> Step {
         let (who, path, content) = (Who::any(r), r.below(PATHS) as u8, Content::any(r));
         let small = r.below(8) as u8;
@@ -611,6 +654,19 @@ impl Step {
             _ => Step::Rewrite(small),
         }
     }
+}
+
+impl Memory {
+    pub const ALL: [Memory; 8] = [
+        Memory::Memfd,
+        Memory::Named,
+        Memory::Disk,
+        Memory::Tmpfs,
+        Memory::Silent,
+        Memory::Cut,
+        Memory::Hashed,
+        Memory::Writable,
+    ];
 }
 
 impl Said {
@@ -672,6 +728,19 @@ impl Step {
         }
         all.push(Step::Writable(Who::Pod(9), EventKind::Mapping, 0, Hashed::Not));
         all.push(Step::Writable(Who::Lost, EventKind::Mapping, 2, Hashed::PreCheck));
+        for memory in Memory::ALL {
+            all.push(Step::Memory(Who::Pod(2), EventKind::LateMapping, memory));
+            all.push(Step::Memory(Who::Host, EventKind::LateMapping, memory));
+        }
+        for kind in EXECUTIONS {
+            all.push(Step::Memory(Who::Pod(1), kind, Memory::Memfd));
+        }
+        all.push(Step::Memory(Who::Pod(9), EventKind::LateMapping, Memory::Memfd));
+        all.push(Step::Memory(
+            Who::Intruder(1),
+            EventKind::LateMapping,
+            Memory::Memfd,
+        ));
         for said in Said::ALL {
             all.push(Step::Says(Who::Pod(2), EventKind::Mapping, 1, said));
             all.push(Step::Says(Who::Host, EventKind::Execution, 2, said));
@@ -793,7 +862,7 @@ impl Plan {
 impl Setup {
     fn smaller(&self) -> Vec<Setup> {
         let usual = Setup::usual();
-        let parts: [fn(&mut Setup, &Setup); 24] = [
+        let parts: [fn(&mut Setup, &Setup); 25] = [
             |s, u| s.tier = u.tier,
             |s, u| s.banks = u.banks,
             |s, u| s.padded = u.padded,
@@ -818,6 +887,7 @@ impl Setup {
             |s, u| s.volume = u.volume,
             |s, u| s.identifies = u.identifies,
             |s, u| s.file_systems = u.file_systems,
+            |s, u| s.shared_memory_code = u.shared_memory_code,
         ];
         let reset = parts.into_iter().map(|part| {
             let mut less = self.clone();
