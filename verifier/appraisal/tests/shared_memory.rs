@@ -311,7 +311,6 @@ fn what_is_no_late_mapping_of_unlinked_memory_fails_the_pod_that_is_trusted_with
 fn no_policy_of_a_pod_trusts_the_host_or_an_unknown_pod_with_code_in_memory() {
     for (actor, rule) in [
         (Actor::host("/usr/bin/tool"), Rule::Host),
-        (Actor::lost("/usr/bin/tool"), Rule::Host),
         (app(9), Rule::PodContents),
     ] {
         let mut case = Case::new(true);
