@@ -411,7 +411,7 @@ impl Plan {
                     EventKind::LateMapping,
                     Memory::Memfd,
                 );
-                round.steps.splice(0..0, vec![step; 1 + r.below(3)]);
+                drop(round.steps.splice(0..0, vec![step; 1 + r.below(3)]));
             }
         }
         plan
