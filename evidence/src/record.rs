@@ -251,6 +251,14 @@ pub struct LayerFile {
 /// `OVERLAYFS_SUPER_MAGIC`, include/uapi/linux/magic.h.
 pub const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
+/// `TMPFS_MAGIC`, include/uapi/linux/magic.h.
+pub const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Device of the tmpfs that the kernel mounts for itself, before everything else and for as long as it runs:
+/// 0:1. No path leads there, so that nothing on it ever had a name in a directory. Source: fs/namespace.c,
+/// `mnt_init`, which calls `shmem_init` of mm/shmem.c first.
+pub const UNLINKED_MEMORY_DEVICE: u64 = 1;
+
 /// The content hash of the file that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "value")]
@@ -449,6 +457,19 @@ impl Record {
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping
         )
     }
+
+    /// Whether the file is shared memory without a name: a memfd, an anonymous shared mapping, or a System V
+    /// segment.
+    ///
+    /// That is said by the file system that it lies on. Its path says nothing: a process names its memfds as
+    /// it likes, and can give a file of any other file system a path that looks the same.
+    pub fn is_of_unlinked_memory(&self) -> bool {
+        let is_tmpfs = |identity: &Identity| identity.magic == TMPFS_MAGIC && identity.layer.is_none();
+        self.dev == UNLINKED_MEMORY_DEVICE
+            && self.identity.as_deref().is_some_and(is_tmpfs)
+            // As the kernel shows what has no name. Where a record says otherwise, it contradicts itself.
+            && self.path.ends_with(b" (deleted)")
+    }
 }
 
 /// Paths in JSON: text where they are UTF-8, else `{"hex": "…"}`; so that nothing is lost.
@@ -632,6 +653,54 @@ mod tests {
         // Older evidence reads as before.
         record.identity = None;
         assert_eq!(Record::from_cbor(&without).unwrap(), record);
+    }
+
+    #[test]
+    fn unlinked_memory_is_known_by_its_file_system_and_not_by_its_name() {
+        let memory = Identity {
+            generation: 7,
+            magic: TMPFS_MAGIC,
+            layer: None,
+            written: false,
+        };
+        let of = |path: &str, dev: u64, identity: Option<Identity>| Record {
+            dev,
+            identity: identity.map(Box::new),
+            ..sample(3, "/kubepods/x", path)
+        };
+        for path in [
+            "/memfd:doublemapper (deleted)",
+            "/memfd: (deleted)",
+            "/dev/zero (deleted)",
+            "/SYSV00000000 (deleted)",
+        ] {
+            assert!(of(path, UNLINKED_MEMORY_DEVICE, Some(memory)).is_of_unlinked_memory());
+        }
+        let name = "/memfd:doublemapper (deleted)";
+        let ext4 = Identity {
+            magic: 0xef53,
+            ..memory
+        };
+        let layer = LayerFile {
+            dev: 1,
+            ino: 2,
+            generation: 3,
+        };
+        let below = Identity {
+            layer: Some(layer),
+            ..memory
+        };
+        for (what, record) in [
+            ("another tmpfs", of(name, 0x1a, Some(memory))),
+            ("a disk", of(name, 8 << 20 | 1, Some(ext4))),
+            ("another file system", of(name, 1, Some(ext4))),
+            ("an overlay", of(name, 1, Some(below))),
+            ("a record that does not say", of(name, 1, None)),
+            ("a device that could not be read", of(name, 0, Some(memory))),
+            ("a file with a name", of("/memfd:doublemapper", 1, Some(memory))),
+        ] {
+            assert!(!record.is_of_unlinked_memory(), "{what}");
+        }
     }
 
     #[test]

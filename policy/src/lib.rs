@@ -56,8 +56,8 @@ pub use lookup::{
 pub use name::Name;
 pub use node::{
     Accept, DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES, FileSystem, FileSystems, GuardLevel, GuardPolicy, Kexec,
-    MAX_POLICY_LEN, NodePolicy, Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References, Tolerance,
-    TpmOpened, Violations, file_system_name, is_local, is_opaque,
+    MAX_POLICY_LEN, NodePolicy, Opaque, PaddedBanks, Pattern, Pod, PredatingPods, References,
+    SharedMemoryCode, Tolerance, TpmOpened, Violations, file_system_name, is_local, is_opaque,
 };
 pub use reference::{Reference, Source, SourceKind};
 pub use tdx::{DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};

@@ -486,6 +486,12 @@ impl Policy {
         pod.is_some_and(|pod| pod.pod.opaque == crate::Opaque::Trust)
     }
 
+    /// Whether a pod is trusted though it made shared memory without a name executable after it was mapped.
+    pub fn trusts_shared_memory_code(&self, uid: &PodUid) -> bool {
+        let pod = self.pods.get(uid);
+        pod.is_some_and(|pod| pod.pod.shared_memory_code == crate::SharedMemoryCode::Trust)
+    }
+
     /// Whether a violation at this path does not count.
     pub fn permits_violation(&self, path: &[u8]) -> bool {
         self.file
@@ -567,6 +573,11 @@ impl Policy {
             .values()
             .filter(|pod| pod.pod.opaque == crate::Opaque::Trust);
         found.extend(opaque.map(|pod| format!("pod {}.opaque: trust", pod.pod.name)));
+        let memory = self
+            .pods
+            .values()
+            .filter(|pod| pod.pod.shared_memory_code == crate::SharedMemoryCode::Trust);
+        found.extend(memory.map(|pod| format!("pod {}.shared-memory-code: trust", pod.pod.name)));
         let parts = [
             ("host".to_owned(), &self.host),
             ("sandbox".to_owned(), &self.sandbox),

@@ -4,7 +4,7 @@
 //! Promise: what comes out says what went in: both are read again and compared. Not here: files (see
 //! `cgpath policy migrate`).
 
-use crate::{ANY_CONTAINER, Error, NodePolicy, Opaque, Pod, Result, WorkloadsFile, yaml};
+use crate::{ANY_CONTAINER, Error, NodePolicy, Opaque, Pod, Result, SharedMemoryCode, WorkloadsFile, yaml};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -64,6 +64,7 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
                     container.references.iter().eq(values.references)
                         && container.excludes.items().iter().eq(values.excludes)
                         && container.opaque == pod.opaque
+                        && container.shared_memory_code == pod.shared_memory_code
                 })
         });
     if node.is_ok_and(|node| node == wanted) && are_same {
@@ -175,6 +176,9 @@ fn workload_part(old: &NodePolicy) -> String {
         }
         if pod.opaque == Opaque::Trust {
             out.push_str("        opaque: trust\n");
+        }
+        if pod.shared_memory_code == SharedMemoryCode::Trust {
+            out.push_str("        shared-memory-code: trust\n");
         }
     }
     out

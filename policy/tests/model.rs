@@ -145,6 +145,31 @@ dangerous-boot-not-judged: true
 }
 
 #[test]
+fn a_pod_is_trusted_with_code_in_shared_memory_where_its_own_entry_says_so() {
+    let with = |value: &str| {
+        let own = format!("uid: {}\n", uid());
+        assert!(yaml().contains(&own), "{}", yaml());
+        yaml().replacen(&own, &format!("{own}    shared-memory-code: {value}\n"), 1)
+    };
+    let policy = load(&with("trust")).unwrap();
+    assert!(policy.trusts_shared_memory_code(&uid()));
+    assert!(!policy.trusts_shared_memory_code(&PodUid([9; 16])));
+    let relaxations = policy.relaxations();
+    assert!(
+        matches!(&relaxations[..], [one] if one.ends_with(".shared-memory-code: trust")),
+        "{relaxations:?}"
+    );
+    for strict in [yaml(), with("untrust")] {
+        let policy = load(&strict).unwrap();
+        assert!(!policy.trusts_shared_memory_code(&uid()) && policy.relaxations().is_empty());
+    }
+    // No name of a memory and nothing else is a value: a pod names its memory as it likes.
+    for value in ["permit", "true", "[doublemapper]", "''"] {
+        assert!(matches!(load(&with(value)), Err(Error::Syntax { .. })), "{value}");
+    }
+}
+
+#[test]
 fn a_file_system_that_nobody_knows_by_this_name_is_an_error_with_its_place() {
     let error = load(&(yaml() + "file-systems: { permit: [nfs, NFSv4] }\n")).unwrap_err();
     let Error::Syntax { line, why, .. } = &error else {

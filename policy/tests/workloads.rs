@@ -5,7 +5,7 @@ use cgpath_policy::corim::Manifest;
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
     Basis, ContentMatch, Error, Hidden, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected,
-    Source, SourceKind, WorkloadsFile,
+    SharedMemoryCode, Source, SourceKind, WorkloadsFile,
 };
 use std::path::Path;
 
@@ -405,15 +405,21 @@ fn entries_that_overlap_and_such_that_never_match_are_named() {
 
 #[test]
 fn every_laxer_value_of_workloads_is_repeated() {
+    let trusted = "opaque: trust, shared-memory-code: trust";
     let text = WORKLOADS
         .replacen("workloads:", "unknown-pods: report\nsettle: 3m\nworkloads:", 1)
-        .replacen("[web.json]", "[web.json], excludes: ['^/tmp/'], opaque: trust", 1);
+        .replacen(
+            "[web.json]",
+            &format!("[web.json], excludes: ['^/tmp/'], {trusted}"),
+            1,
+        );
     assert_eq!(
         load(&text).unwrap().relaxations(),
         [
             "unknown-pods: report",
             "settle: 180s",
             "workload shop/web, container web.opaque: trust",
+            "workload shop/web, container web.shared-memory-code: trust",
             "workload shop/web, container web.excludes: ^/tmp/",
         ]
     );
@@ -503,6 +509,7 @@ fn pods_with_everything_that_one_can_have_are_migrated_and_equal_names_are_told_
     references: [web.json, log.json]
     excludes: ['^/tmp/(a|b)$']
     opaque: trust
+    shared-memory-code: trust
 
   - {uid: 22222222222242228222222222222222, name: same, references: [web.json]}
   - {uid: 33333333-3333-4333-8333-333333333333, name: same, references: [web.json]}
@@ -517,6 +524,15 @@ min-reboot: 11";
         made.node
     );
     let part = WorkloadsFile::from_yaml("w.yaml", made.workloads.as_bytes()).unwrap();
+    let codes = |n: usize| part.workloads[n].containers["*"].shared_memory_code;
+    assert_eq!(
+        [0, 1, 2].map(codes),
+        [
+            SharedMemoryCode::Trust,
+            SharedMemoryCode::Untrust,
+            SharedMemoryCode::Untrust
+        ]
+    );
     // What version 1 accepts in every container.
     let references = |n: usize| part.workloads[n].containers["*"].references.clone();
     assert_eq!(references(0), ["web.json", "log.json", "pause.json"]);

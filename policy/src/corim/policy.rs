@@ -81,8 +81,10 @@ fn left_out(policy: &Policy) -> Vec<String> {
         format!("workloads: {name}: a workload has no place there, nor have its values")
     }));
     let is_laxer = file.pods.iter().any(|pod| pod.opaque != Default::default());
+    let has_code = |pod: &crate::Pod| pod.shared_memory_code != Default::default();
     let changed = [
         ("opaque of a pod", is_laxer),
+        ("shared-memory-code of a pod", file.pods.iter().any(has_code)),
         ("tolerance", file.tolerance != Default::default()),
         ("padded-banks", file.padded_banks != Default::default()),
         ("predating-pods", file.predating_pods != Default::default()),

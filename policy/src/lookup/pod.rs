@@ -7,7 +7,9 @@
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
 use crate::Excludes;
 use crate::form;
-use crate::node::{self, FileSystem, NodePolicy, Opaque, Pattern, defaults, form::WrittenUid};
+use crate::node::{
+    self, FileSystem, NodePolicy, Opaque, Pattern, SharedMemoryCode, defaults, form::WrittenUid,
+};
 use cgpath_evidence::{Bank, PodUid};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -60,6 +62,10 @@ pub(crate) struct TenantPolicy {
     /// policy.
     #[serde(default)]
     opaque: Opaque,
+    /// What to do where the pod makes shared memory without a name executable after it was mapped: see the
+    /// node policy.
+    #[serde(default)]
+    shared_memory_code: SharedMemoryCode,
     /// Records that may be lost on the node; 0 by default.
     #[serde(default)]
     lost: u64,
@@ -105,6 +111,7 @@ impl Policy {
             references: tenant.references,
             excludes: none,
             opaque: tenant.opaque,
+            shared_memory_code: tenant.shared_memory_code,
         };
         let mut node = NodePolicy::from_yaml(file, DEFAULTS)?;
         node.accept.templates = tenant.templates;

@@ -6,8 +6,8 @@
 
 use super::{Allowed, ContentMatch, Loader, Policy, digest_of};
 use crate::{
-    ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result, UnknownPods,
-    Workload, WorkloadsFile,
+    ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result,
+    SharedMemoryCode, UnknownPods, Workload, WorkloadsFile,
 };
 use cgpath_evidence::{Digest, PodUid};
 use sha2::{Digest as _, Sha256};
@@ -136,6 +136,9 @@ impl Workloads {
         for (named, container) in self.all() {
             if container.container.opaque == Opaque::Trust {
                 found.push(format!("{named}.opaque: trust"));
+            }
+            if container.container.shared_memory_code == SharedMemoryCode::Trust {
+                found.push(format!("{named}.shared-memory-code: trust"));
             }
             let items = container.allowed.excludes().flat_map(|excludes| excludes.items());
             found.extend(items.map(|item| format!("{named}.excludes: {item}")));

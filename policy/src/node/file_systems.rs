@@ -4,7 +4,10 @@
 //! Promise: what is not known to be this machine's own is not, a number that nobody here knows included.
 //! Not here: which records are looked at (see `cgpath-appraisal`).
 
-use cgpath_evidence::{record::OVERLAYFS_MAGIC, text::quoted};
+use cgpath_evidence::{
+    record::{OVERLAYFS_MAGIC, TMPFS_MAGIC},
+    text::quoted,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use std::borrow::Cow;
@@ -18,7 +21,7 @@ const LOCAL: &[u64] = &[
     0xf2f5_2010, // f2fs
     0xca45_1a4e, // bcachefs: fs/bcachefs/bcachefs_format.h
     0x2fc1_2fc1, // zfs: OpenZFS, include/sys/fs/zfs.h
-    0x0102_1994, // tmpfs, memfds, devtmpfs
+    TMPFS_MAGIC, // memfds and devtmpfs, too
     0x8584_58f6, // ramfs
     0x9584_58f6, // hugetlbfs
     0x5345_434d, // secretmem

@@ -10,11 +10,13 @@ pub(crate) mod form;
 mod keys;
 mod opaque;
 mod pattern;
+mod shared_memory;
 
 pub use defaults::{DEFAULT_MIN_REBOOT, DEFAULT_RUNTIMES};
 pub use file_systems::{FileSystem, file_system_name, is_local};
 pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
+pub use shared_memory::SharedMemoryCode;
 
 pub(crate) use fit::misfit;
 
@@ -304,6 +306,9 @@ pub struct Pod {
     /// V9: what to do when a program ran in it that runs others out of the kernel's sight.
     #[serde(default)]
     pub opaque: Opaque,
+    /// V9: what to do when it makes shared memory without a name (a memfd) executable after it was mapped.
+    #[serde(default)]
+    pub shared_memory_code: SharedMemoryCode,
 }
 
 impl Pod {
@@ -327,6 +332,8 @@ impl<'de> Deserialize<'de> for Pod {
             excludes: Excludes,
             #[serde(default)]
             opaque: Opaque,
+            #[serde(default)]
+            shared_memory_code: SharedMemoryCode,
         }
         let Written {
             uid,
@@ -334,6 +341,7 @@ impl<'de> Deserialize<'de> for Pod {
             references,
             excludes,
             opaque,
+            shared_memory_code,
         } = Written::deserialize(d)?;
         Ok(Pod {
             uid: uid.uid,
@@ -342,6 +350,7 @@ impl<'de> Deserialize<'de> for Pod {
             references,
             excludes,
             opaque,
+            shared_memory_code,
         })
     }
 }

@@ -12,7 +12,7 @@ pub use overlap::Overlap;
 
 use crate::form::{name, texts};
 use crate::node::form::WrittenUid;
-use crate::{Excludes, Opaque, Result};
+use crate::{Excludes, Opaque, Result, SharedMemoryCode};
 use cgpath_evidence::PodUid;
 use form::{
     containers, executions, images, labels, later, listed, namespace, needs_api, seconds, selector,
@@ -139,6 +139,9 @@ pub struct Container {
     /// V9: what to do when a program ran in it that runs others out of the kernel's sight.
     #[serde(default)]
     pub opaque: Opaque,
+    /// V9: what to do when it makes shared memory without a name (a memfd) executable after it was mapped.
+    #[serde(default)]
+    pub shared_memory_code: SharedMemoryCode,
     #[serde(default, deserialize_with = "images")]
     #[schemars(skip)]
     images: (),

@@ -22,6 +22,7 @@ mod properties;
 #[path = "../../../evidence/tests/common/vectors.rs"]
 mod published;
 mod rules;
+mod shared_memory;
 mod td;
 mod tenant;
 mod vectors;

@@ -4,6 +4,7 @@
 //! Each round is judged whole, encoded again and followed, and all three say the same.
 
 use crate::policies::policy_with;
+use crate::shared_memory::memfd;
 use crate::ways::{self, Ways};
 use cgpath_appraisal::explain::explain;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
@@ -724,6 +725,116 @@ fn what_runs_others_out_of_sight_counts_by_its_container_and_outside_by_all_of_t
     assert_eq!(of(&case.round(), pod(20)).state, State::Pending);
     case.after(LONG);
     fails(&case.round(), pod(20), Rule::PodContents, "opaque: ");
+}
+
+#[test]
+fn code_in_unlinked_memory_counts_by_its_container_and_never_outside_of_all() {
+    const WORDS: &str = "shared memory without a name was made executable";
+    let trusting = || {
+        let own = format!("web: {{references: [{}.json]", pod(1));
+        let policy = workloads("").replace(&own, &format!("{own}, shared-memory-code: trust"));
+        assert_ne!(policy, workloads(""));
+        policy
+    };
+    let said = |verdict: &Verdict, uid: PodUid| -> Vec<(Severity, String, String)> {
+        let own = of(verdict, uid)
+            .findings
+            .iter()
+            .filter(|f| f.text.contains(WORDS));
+        own.map(|f| (f.severity, f.text.clone(), f.found.clone().unwrap()))
+            .collect()
+    };
+    // In `web`, in `log`, in the sandbox and outside of all of them.
+    for (place, label, is_trusted) in [
+        (id(2), "container web: ", true),
+        (id(3), "container log: ", false),
+        (id(1), "sandbox: ", false),
+        (String::new(), "pod runtime: ", false),
+    ] {
+        let mut case = Case::new("");
+        case.node.workloads = Some(trusting());
+        for (n, ids) in [(20, [1, 2, 3]), (21, [4, 5, 6])] {
+            case.names(pod(n), ids);
+            case.starts(pod(n), ids);
+        }
+        assert!(case.round().trusted);
+        let actor = Actor::container(pod(20), &place, "", "/bin/app");
+        for n in 1..=2 {
+            memfd(&mut case.node, &actor, EventKind::LateMapping);
+            let verdict = case.round();
+            let [(severity, text, found)] = &said(&verdict, pod(20))[..] else {
+                panic!("{label}: {verdict}")
+            };
+            assert!(text.starts_with(&format!("{label}{WORDS}")), "{text}");
+            assert_eq!(*found, format!("late mappings: {n}"));
+            let wanted = match is_trusted {
+                true => (Severity::Tolerated, State::Trusted),
+                false => (Severity::Fail, State::Untrusted),
+            };
+            assert_eq!(
+                (*severity, of(&verdict, pod(20)).state),
+                wanted,
+                "{label}: {verdict}"
+            );
+            assert_eq!(of(&verdict, pod(21)).state, State::Trusted, "{verdict}");
+            assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+        }
+        let said_so = "workload shop/web, container web.shared-memory-code: trust";
+        let relaxations = case.round().relaxations;
+        assert!(relaxations.iter().any(|key| key == said_so), "{relaxations:?}");
+        // It is executed in the container that is trusted with it.
+        let web = Actor::container(pod(21), &id(5), "", "/bin/app");
+        memfd(&mut case.node, &web, EventKind::Execution);
+        fails(&case.round(), pod(21), Rule::PodContents, "no hash");
+    }
+    // Without the key it is a failure that names it; another workload has none.
+    let mut case = Case::new("");
+    case.names(pod(20), [1, 2, 3]);
+    case.starts(pod(20), [1, 2, 3]);
+    let web = Actor::container(pod(20), &id(2), "", "/bin/app");
+    memfd(&mut case.node, &web, EventKind::LateMapping);
+    let verdict = case.round();
+    let finding = fails(&verdict, pod(20), Rule::PodContents, WORDS);
+    assert!(
+        finding.expected[0].starts_with("shared-memory-code: trust"),
+        "{finding}"
+    );
+    let states: Vec<State> = of(&verdict, pod(20)).containers.iter().map(|c| c.state).collect();
+    assert_eq!(states, [State::Trusted, State::Untrusted, State::Trusted]);
+}
+
+#[test]
+fn code_in_unlinked_memory_of_a_container_without_a_name_waits_and_each_start_is_counted() {
+    let own = format!("web: {{references: [{}.json]", pod(1));
+    let policy = workloads("").replace(&own, &format!("{own}, shared-memory-code: trust"));
+    for is_named in [true, false] {
+        let mut case = Case::new("");
+        case.node.workloads = Some(policy.clone());
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        let second = Actor::container(pod(20), &id(7), "", "/bin/app");
+        for actor in [Actor::container(pod(20), &id(2), "", "/bin/app"), second] {
+            memfd(&mut case.node, &actor, EventKind::LateMapping);
+        }
+        // Nothing else of it needs a name.
+        let verdict = case.round();
+        assert_eq!(of(&verdict, pod(20)).state, State::Pending, "{verdict}");
+        if is_named {
+            case.node.name_container(pod(20), &id(7), "web");
+        }
+        case.after(LONG);
+        let verdict = case.round();
+        let tolerated = of(&verdict, pod(20)).findings.iter();
+        let tolerated = tolerated.filter(|f| f.severity == Severity::Tolerated).count();
+        if is_named {
+            assert!(verdict.trusted, "{verdict}");
+            assert_eq!(tolerated, 2, "{verdict}");
+        } else {
+            let words = "pod runtime, a container without a name: shared memory";
+            fails(&verdict, pod(20), Rule::PodContents, words);
+            assert_eq!(tolerated, 1, "{verdict}");
+        }
+    }
 }
 
 #[test]

@@ -84,10 +84,26 @@ fn two_policies_that_differ_in_any_key_are_told_apart_by_its_name() {
         ("pods", "name: demo/pod-a", "name: demo/pod-b"),
         ("pod", "[two-pods/busybox.json]", "[two-pods/pause.json]"),
         ("opaque", "    opaque: trust\n", ""),
+        ("shared-memory-code", "    shared-memory-code: trust\n", ""),
     ] {
         let (code, said) = diff_of(from, to);
         assert_eq!(code, Some(1), "{key}: {said}");
         assert!(said.contains(key), "{key}: {said}");
+    }
+}
+
+#[test]
+fn lint_names_each_pod_that_is_trusted_with_code_in_shared_memory() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    for (policy, whose) in [
+        ("everything.yaml", "pod demo/pod-a"),
+        ("everything-2/node.yaml", "workload shop/web, container web"),
+    ] {
+        let policy = examples.join(policy);
+        let (code, said) = cgpath(&["policy", "lint", policy.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{said}");
+        let line = format!("{whose}.shared-memory-code: trust: laxer than the default\n");
+        assert!(said.contains(&line), "{said}");
     }
 }
 

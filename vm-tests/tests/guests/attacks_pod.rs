@@ -685,6 +685,8 @@ fn a_file_that_is_longer_than_any_that_is_read_for_its_hash_is_charged_to_its_po
     let [first, second] = mapped[..] else {
         panic!("{mapped:?}")
     };
+    // What a policy may trust a late mapping of (`shared-memory-code`) is known by the kernel's own tmpfs.
+    assert!(mapped.iter().all(|r| r.is_of_unlinked_memory()), "{mapped:?}");
     assert_eq!(first.hash, Some(FileHash::Unhashed(-27)));
     assert!(
         second.hash.as_ref().and_then(FileHash::digest).is_some(),

@@ -28,6 +28,7 @@ pub(crate) mod v08_workloads;
 pub(crate) mod v09_contents;
 pub(crate) mod v09_file_systems;
 pub(crate) mod v09_opaque;
+pub(crate) mod v09_shared_memory;
 pub(crate) mod v09_writable;
 pub(crate) mod v10_boot;
 pub(crate) mod v10_measured;

@@ -10,6 +10,7 @@ use crate::results::verdict::{Deviation, PodPart, SeenFile};
 use crate::rules::Rule;
 use crate::rules::names::Part;
 use crate::rules::uses::Uses;
+use crate::rules::v09_shared_memory::LateMappings;
 use cgpath_evidence::{Digest, PartitionKey, PodLoss, merkle::Hash};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use sha2::{Digest as _, Sha256};
@@ -84,6 +85,8 @@ pub(crate) struct Tally {
     lost: Option<(PodLoss, u64)>,
     /// The first program that ran others out of the kernel's sight.
     opaque: Option<Finding>,
+    /// Of shared memory without a name, where the policy trusts this pod with them.
+    pub shared_memory: LateMappings,
     said: HashSet<Hash>,
     /// Under a policy that judges by container: what each part used, not judged yet. A copy of a tally has
     /// the same until it is added to.
@@ -265,7 +268,7 @@ impl Tally {
     pub(crate) fn weight(&self) -> usize {
         let files: usize = self.files.iter().map(|file| file.path.len() + 200).sum();
         let parts: usize = self.parts.values().map(Uses::weight).sum();
-        files + parts + self.said.len() * 48
+        files + parts + self.shared_memory.weight() + self.said.len() * 48
     }
 }
 

@@ -3,6 +3,7 @@
 //! Promise: each path and content is kept once, so that what is concluded of a pod does not depend on when
 //! its names came. Not here: what is accepted (see `v08_workloads`).
 
+use crate::rules::v09_shared_memory::LateMappings;
 use cgpath_evidence::{Digest, Provenance};
 use cgpath_policy::Name;
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub(crate) struct Uses {
     /// Above one of its processes: the first program that runs others out of the kernel's sight, and the
     /// number of the record that names it.
     opaque_above: Option<(Vec<u8>, u64)>,
+    /// Of shared memory without a name.
+    pub shared_memory: LateMappings,
 }
 
 impl Uses {
@@ -82,7 +85,8 @@ impl Uses {
 
     /// About how many bytes of memory this takes.
     pub(crate) fn weight(&self) -> usize {
-        self.of.keys().map(|content| content.path.len() + 200).sum()
+        let contents: usize = self.of.keys().map(|content| content.path.len() + 200).sum();
+        contents + self.shared_memory.weight()
     }
 }
 

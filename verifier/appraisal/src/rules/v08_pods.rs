@@ -152,6 +152,7 @@ fn pod(
     own.extend(tally.excluded(key));
     own.extend(tally.unrecorded().map(|lost| v06_losses::of_partition(key, lost)));
     own.extend(tally.opaque());
+    own.extend(tally.shared_memory.finding(subject, Some(true), ""));
     let provenance = names.provenance;
     if standing == Standing::Unknown {
         let called = shown_name

@@ -17,8 +17,8 @@ use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
 use cgpath_policy::{
-    ContainerPolicy, ContentMatch, Hidden, Name, Opaque, PodNames, Policy, Selected, WorkloadPolicy,
-    Workloads, is_opaque,
+    ContainerPolicy, ContentMatch, Hidden, Name, Opaque, PodNames, Policy, Selected, SharedMemoryCode,
+    WorkloadPolicy, Workloads, is_opaque,
 };
 use std::collections::BTreeSet;
 
@@ -182,6 +182,14 @@ fn trusts_opaque(container: &ContainerPolicy) -> bool {
     container.container.opaque == Opaque::Trust
 }
 
+/// Whether code in shared memory is trusted; `None` outside of containers, since a runtime compiles nothing.
+fn trusts_shared_memory_code(values: Values<'_>) -> Option<bool> {
+    match values {
+        Values::Container(of) => Some(of.container.shared_memory_code == SharedMemoryCode::Trust),
+        Values::Runtime | Values::Unsettled | Values::None => None,
+    }
+}
+
 impl Bench<'_> {
     fn subject(&self) -> Subject {
         Subject::Partition(PartitionKey::Pod(self.uid))
@@ -267,7 +275,11 @@ impl Bench<'_> {
         };
         // It waits from its first sight, and not from what it used last.
         let may_wait = waits.may_wait(self.uid, Some(id), self.settle);
-        let is_open = || uses.opaque_above().is_some() || uses.in_order().into_iter().any(needs_name);
+        let is_open = || {
+            uses.opaque_above().is_some()
+                || !uses.shared_memory.is_empty()
+                || uses.in_order().into_iter().any(needs_name)
+        };
         // What the runtime itself runs there needs no name.
         let state = if may_wait && is_open() {
             case.standing = Standing::Pending;
@@ -301,6 +313,13 @@ impl Bench<'_> {
             fails = finding.severity == Severity::Fail;
             let finding = finding.at_path(exe).at_seq(seq);
             tally.say(finding.resting_on(Provenance::Observed));
+        }
+        let is_trusted = trusts_shared_memory_code(values);
+        let memory = uses.shared_memory.finding(self.subject(), is_trusted, label);
+        if let Some(finding) = memory.filter(|_| !matches!(values, Values::Unsettled)) {
+            fails |= finding.severity == Severity::Fail;
+            // One for each part: those of a container that was started again are counted beside the first's.
+            tally.findings.push(finding);
         }
         for (name, digest, used) in uses.in_order() {
             let Opinion {

@@ -13,7 +13,7 @@ use crate::rules::uses::{Use as FirstUse, Uses};
 use crate::rules::v05_join::{BATCH, Owned};
 use crate::rules::v11_foundations::Foundations;
 use crate::rules::v12_violations::{self, Files, Violation};
-use crate::rules::{Rule, v06_losses, v09_file_systems, v09_opaque, v09_writable};
+use crate::rules::{Rule, v06_losses, v09_file_systems, v09_opaque, v09_shared_memory, v09_writable};
 use crate::text::foreign;
 use cgpath_evidence::{
     Digest, EventKind, FileHash, PartitionKey, Provenance, Record, cgroup::partition_of, list::unescaped,
@@ -294,6 +294,25 @@ impl<'a> Charging<'_, 'a> {
         }
     }
 
+    /// A late mapping of shared memory without a name. Gives whether it was counted, and is no finding of its
+    /// own.
+    fn shared_memory(&mut self, key: PartitionKey, record: &Record) -> bool {
+        let PartitionKey::Pod(uid) = key else {
+            return false;
+        };
+        let policy = self.scene.policy;
+        if policy.workloads.is_some() {
+            // Whether it is trusted is said of the container.
+            self.part(key, record.cgroup.as_deref()).shared_memory.add(record);
+            return true;
+        }
+        let is_trusted = policy.trusts_shared_memory_code(&uid);
+        if is_trusted {
+            self.tally(key).shared_memory.add(record);
+        }
+        is_trusted
+    }
+
     fn record(&mut self, place: usize, key: PartitionKey, record: &'a Record, opinion: Option<Opinion>) {
         let scene = self.scene;
         self.cgroup(key, record.cgroup.as_deref());
@@ -341,6 +360,10 @@ impl<'a> Charging<'_, 'a> {
             }
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
                 self.tally(key).executions += 1;
+                let is_memory = v09_shared_memory::is_it(record);
+                if is_memory && self.shared_memory(key, record) {
+                    return;
+                }
                 let digest = record.hash.as_ref().and_then(FileHash::digest);
                 if digest.is_none() {
                     let error = match &record.hash {
@@ -356,6 +379,11 @@ impl<'a> Charging<'_, 'a> {
                     .at_seq(record.seq)
                     .found(error)
                     .resting_on(Provenance::Observed);
+                    let is_pods = matches!(key, PartitionKey::Pod(_));
+                    let finding = match is_memory && is_pods {
+                        true => finding.expected(v09_shared_memory::KEY),
+                        false => finding,
+                    };
                     let tally = self.tally(key);
                     tally.say(finding);
                     tally.saw(&record.path, None, true, Seen::Refused);

@@ -88,6 +88,12 @@ fn file_systems(setup: &Setup) -> &'static str {
     ["[]", "[nfs]", "[overlay, '0x1234']"][usize::from(setup.file_systems) % 3]
 }
 
+/// What the entry of a pod says of code in shared memory.
+fn shared_memory_code(setup: &Setup, uid: PodUid) -> Option<&'static str> {
+    let is_trusted = setup.shared_memory_code && [pod(1), pod(2)].contains(&uid);
+    is_trusted.then_some("shared-memory-code: trust")
+}
+
 const PERMITTED: &str = "['/var/log/*', '/usr/lib/**']";
 
 fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
@@ -99,7 +105,8 @@ fn yaml(node: &Node, setup: &Setup, is_other: bool) -> String {
     };
     for uid in node.pod_files.keys() {
         let name = format!("name: pod-{}, references: [{uid}.json]{excludes}", uid.0[0]);
-        pods += &format!("  - {{uid: {uid}, {name}}}\n");
+        let code = shared_memory_code(setup, *uid).map_or_else(String::new, |key| format!(", {key}"));
+        pods += &format!("  - {{uid: {uid}, {name}{code}}}\n");
     }
     let mut more = node.extra_policy.clone();
     if setup.lost + setup.unattributed > 0 {
@@ -200,6 +207,7 @@ fn tenant_policy(node: &Node, setup: &Setup, uid: PodUid) -> Policy {
         ),
     ];
     text.extend(lines.into_iter().filter(|(is, _)| *is).map(|(_, line)| line));
+    text.extend(shared_memory_code(setup, uid));
     let resolve = |name: &str| reference(node, name).ok_or_else(|| "no such file".to_owned());
     Policy::load_tenant("pod.yaml", text.as_bytes(), resolve)
         .unwrap()

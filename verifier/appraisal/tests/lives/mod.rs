@@ -188,6 +188,14 @@ fn each_odd_step_is_appraised_the_same_in_every_way() {
     let uses = [0, 1].map(|path| Step::Use(Who::Pod(1), EventKind::Mapping, path, Hashed::Measured, false));
     let files = Step::all_odd().into_iter().filter(is_of_file);
     let files = files.map(|step| (identified.clone(), uses.into_iter().chain([step]).collect()));
+    // Code in shared memory, where the policy trusts pods 1 and 2 with it.
+    let trusted = Setup {
+        shared_memory_code: true,
+        ..usual()
+    };
+    let is_memory = |step: &Step| matches!(step, Step::Memory(..));
+    let memories = Step::all_odd().into_iter().filter(is_memory);
+    let memories = memories.map(|step| (trusted.clone(), vec![step, step]));
     // One mark is there for one entry, however many have no record for long.
     let (held, hide) = (
         Step::HeldUp(Who::Pod(3), 1, Content::Good),
@@ -195,7 +203,13 @@ fn each_odd_step_is_appraised_the_same_in_every_way() {
     );
     let seal = Step::Seal(Forgery::Settled);
     let marks = [vec![held, hide, seal, seal], vec![held, seal, seal]].map(|steps| (usual(), steps));
-    for (setup, steps) in alone.chain(tagged).chain(written).chain(files).chain(marks) {
+    for (setup, steps) in alone
+        .chain(tagged)
+        .chain(written)
+        .chain(files)
+        .chain(memories)
+        .chain(marks)
+    {
         let name = format!("{setup:?}, {steps:?}");
         let before = [
             Step::Run(Who::Pod(1), 0, Content::Good),

@@ -95,6 +95,24 @@ pub enum Said {
     Shared,
 }
 
+/// What a record of a late mapping says of memory that looks like a memfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// As the kernel has it.
+    Memfd,
+    /// It has a name.
+    Named,
+    /// A file on a disk, with that path.
+    Disk,
+    /// On a tmpfs that somebody mounted.
+    Tmpfs,
+    /// It does not say what file it is.
+    Silent,
+    Cut,
+    Hashed,
+    Writable,
+}
+
 /// What stands under a checkpoint's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
@@ -116,6 +134,8 @@ pub enum Step {
     Says(Who, EventKind, u8, Said),
     /// The same with a mapping that is writable, too; or of another kind, which says so all the same.
     Writable(Who, EventKind, u8, Hashed),
+    /// A record of this kind is about shared memory, or about what looks like it.
+    Memory(Who, EventKind, Memory),
     /// The file that is in the layer of a pod's overlay is opened for writing there; what it says of it.
     WriteBelow(Who, u8, Said),
     /// An entry whose record comes later.
@@ -288,6 +308,8 @@ pub struct Setup {
     pub identifies: bool,
     /// Which file systems are permitted.
     pub file_systems: u8,
+    /// Pods 1 and 2 are trusted with code in shared memory.
+    pub shared_memory_code: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,6 +401,19 @@ impl Plan {
             let hashed = r.one_of(&[Hashed::PreCheck, Hashed::PreCheck, Hashed::Not, Hashed::Evil]);
             round.steps.insert(at, Step::Writable(who, kind, own, hashed));
         }
+        let r = &mut Random(seed ^ 0x006d_656d);
+        plan.setup.shared_memory_code = r.percent(50);
+        for round in &mut plan.rounds {
+            // Of what fails by it, `all_odd` has each case: who has done it once is not trusted for long.
+            if plan.setup.shared_memory_code && r.percent(20) {
+                let step = Step::Memory(
+                    Who::Pod(1 + r.below(2) as u8),
+                    EventKind::LateMapping,
+                    Memory::Memfd,
+                );
+                drop(round.steps.splice(0..0, vec![step; 1 + r.below(3)]));
+            }
+        }
         plan
     }
 }
@@ -428,6 +463,7 @@ impl Setup {
             volume: r.percent(40),
             identifies: false,
             file_systems: 0,
+            shared_memory_code: false,
         }
     }
 }
@@ -613,6 +649,19 @@ impl Step {
     }
 }
 
+impl Memory {
+    pub const ALL: [Memory; 8] = [
+        Memory::Memfd,
+        Memory::Named,
+        Memory::Disk,
+        Memory::Tmpfs,
+        Memory::Silent,
+        Memory::Cut,
+        Memory::Hashed,
+        Memory::Writable,
+    ];
+}
+
 impl Said {
     pub const ALL: [Said; 9] = [
         Said::Nothing,
@@ -672,6 +721,19 @@ impl Step {
         }
         all.push(Step::Writable(Who::Pod(9), EventKind::Mapping, 0, Hashed::Not));
         all.push(Step::Writable(Who::Lost, EventKind::Mapping, 2, Hashed::PreCheck));
+        for memory in Memory::ALL {
+            all.push(Step::Memory(Who::Pod(2), EventKind::LateMapping, memory));
+            all.push(Step::Memory(Who::Host, EventKind::LateMapping, memory));
+        }
+        for kind in EXECUTIONS {
+            all.push(Step::Memory(Who::Pod(1), kind, Memory::Memfd));
+        }
+        all.push(Step::Memory(Who::Pod(9), EventKind::LateMapping, Memory::Memfd));
+        all.push(Step::Memory(
+            Who::Intruder(1),
+            EventKind::LateMapping,
+            Memory::Memfd,
+        ));
         for said in Said::ALL {
             all.push(Step::Says(Who::Pod(2), EventKind::Mapping, 1, said));
             all.push(Step::Says(Who::Host, EventKind::Execution, 2, said));
@@ -793,7 +855,7 @@ impl Plan {
 impl Setup {
     fn smaller(&self) -> Vec<Setup> {
         let usual = Setup::usual();
-        let parts: [fn(&mut Setup, &Setup); 24] = [
+        let parts: [fn(&mut Setup, &Setup); 25] = [
             |s, u| s.tier = u.tier,
             |s, u| s.banks = u.banks,
             |s, u| s.padded = u.padded,
@@ -818,6 +880,7 @@ impl Setup {
             |s, u| s.volume = u.volume,
             |s, u| s.identifies = u.identifies,
             |s, u| s.file_systems = u.file_systems,
+            |s, u| s.shared_memory_code = u.shared_memory_code,
         ];
         let reset = parts.into_iter().map(|part| {
             let mut less = self.clone();

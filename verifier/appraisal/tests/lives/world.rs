@@ -3,13 +3,15 @@
 //! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come
 //! out.
 
-use super::plan::{Change, Content, Fork, HOSTS, Hashed, PATHS, Round, Said, Setup, Step, Who};
+use super::plan::{Change, Content, Fork, HOSTS, Hashed, Memory, PATHS, Round, Said, Setup, Step, Who};
 use cgpath_evidence::boot::boot_aggregate;
 use cgpath_evidence::record::ExeSource;
 use cgpath_evidence::{
     Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, Identity,
-    LayerFile, PartitionKey, PodInfo, PodLoss, Record, Tier, cgroup::partition_of, checkpoint,
-    record::OVERLAYFS_MAGIC,
+    LayerFile, PartitionKey, PodInfo, PodLoss, Record, Tier,
+    cgroup::partition_of,
+    checkpoint,
+    record::{OVERLAYFS_MAGIC, TMPFS_MAGIC, UNLINKED_MEMORY_DEVICE},
 };
 use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{
@@ -317,6 +319,7 @@ impl World {
                 self.node.record_execution(&by, kind, &path, good);
                 self.says(&path, said);
             }
+            Step::Memory(who, kind, memory) => self.memory(&actor(who), kind, memory),
             Step::WriteBelow(who, number, said) => {
                 let path = path(number);
                 self.node.record_layer_write(&actor(who), &path);
@@ -445,6 +448,31 @@ impl World {
             Hashed::Not => FileHash::Unhashed(-5),
         };
         self.node.record_execution(by, kind, &path, hash);
+    }
+
+    /// A record about shared memory, or about what looks like it.
+    fn memory(&mut self, by: &Actor, kind: EventKind, memory: Memory) {
+        let path = "/memfd:doublemapper (deleted)";
+        self.node.record_execution(by, kind, path, FileHash::Unhashed(0));
+        self.last(|_, record| {
+            let mut identity = Identity {
+                generation: 5,
+                magic: TMPFS_MAGIC,
+                layer: None,
+                written: false,
+            };
+            (record.dev, record.ino) = (UNLINKED_MEMORY_DEVICE, 1025);
+            match memory {
+                Memory::Memfd | Memory::Silent => {}
+                Memory::Named => record.path = b"/memfd:doublemapper".to_vec(),
+                Memory::Disk => (record.dev, identity.magic) = (EXT4_DEVICE, EXT4),
+                Memory::Tmpfs => record.dev = 0x1a,
+                Memory::Cut => record.path_cut = true,
+                Memory::Hashed => record.hash = Some(FileHash::PreCheck(sha256(b"evil"))),
+                Memory::Writable => record.writable = true,
+            }
+            record.identity = (memory != Memory::Silent).then(|| Box::new(identity));
+        });
     }
 
     /// What only the holder of the checkpoint key can do.

@@ -169,12 +169,33 @@ impl Case<'_> {
             (EventKind::Violation, _) => self.violation(key, &record.path),
             (EventKind::Entry, Some(index)) => self.entry(key, index),
             (EventKind::Entry, None) => self.fail_if(true, rule_of(key), Subject::Partition(key)),
+            _ if self.trusts_memory(key, record) => {}
             _ => {
                 let digest = record.hash.as_ref().and_then(FileHash::digest);
                 self.content(key, Name::True(&record.path), digest);
                 self.fail_if(record.path_cut, rule_of(key), Subject::Partition(key));
             }
         }
+    }
+
+    /// Whether the policy of a pod trusts it with what this record says of memory that has no name.
+    fn trusts_memory(&self, key: PartitionKey, record: &Record) -> bool {
+        let PartitionKey::Pod(uid) = key else {
+            return false;
+        };
+        let Some(pod) = self.given.policy.pods.get(&uid) else {
+            return false;
+        };
+        let Some(identity) = record.identity.as_deref() else {
+            return false;
+        };
+        let is_memfd = (record.dev, identity.magic, identity.layer) == (1, 0x0102_1994, None)
+            && String::from_utf8_lossy(&record.path).ends_with(" (deleted)");
+        let is_plain = !record.path_cut
+            && !record.writable
+            && record.kind == EventKind::LateMapping
+            && matches!(record.hash, None | Some(FileHash::Unhashed(_)));
+        is_memfd && is_plain && pod.pod.shared_memory_code == cgpath_policy::SharedMemoryCode::Trust
     }
 
     /// Where the file's content lies, and whether somebody could write it there unseen.
