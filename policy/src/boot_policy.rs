@@ -4,7 +4,7 @@
 //! is accepted only in a register that is pinned as a whole, and never for an event whose text a rule reads. Not here: how
 //! the log is read (see `cgpath_evidence::boot`), whether a quote vouches for it (see `cgpath-appraisal`).
 
-use crate::form::{bounded, digests_schema, name, some};
+use crate::form::{bounded, digests_schema, each, name, some};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{
     Digest,
@@ -120,7 +120,7 @@ impl FirmwareDeviation {
         } else {
             return None;
         };
-        Some(format!("firmware-deviations: {kind} in {set} {pcr}: {why}"))
+        Some(format!("{kind} in {set} {pcr}: {why}"))
     }
 
     /// For people, where its register is one of this set.
@@ -168,26 +168,21 @@ pub(crate) fn kind<'de, D: Deserializer<'de>>(d: D) -> Result<EventType, D::Erro
 }
 
 fn registers<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<u8, Vec<Digest>>, D::Error> {
+    #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+    struct Number(#[serde(deserialize_with = "register")] u8);
     #[derive(Deserialize)]
     struct Values(#[serde(deserialize_with = "some")] Vec<Digest>);
-    let all: BTreeMap<u8, Values> = BTreeMap::deserialize(d)?;
-    let registers = all.into_iter();
-    registers
-        .map(|(n, Values(values))| Ok((of_boot(RegisterSet::Pcr, n)?, values)))
-        .collect()
+    let all: BTreeMap<Number, Values> = BTreeMap::deserialize(d)?;
+    Ok(all.into_iter().map(|(n, values)| (n.0, values.0)).collect())
 }
 
 pub(crate) fn command_lines<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    let list: Vec<String> = bounded(d)?;
-    if list
-        .iter()
-        .any(|line| line.is_empty() || line.len() > MAX_COMMAND_LINE)
-    {
-        return Err(de::Error::custom(format!(
-            "a command line has 1 to {MAX_COMMAND_LINE} bytes"
-        )));
-    }
-    Ok(list)
+    each(d, |line: &String| {
+        match (1..=MAX_COMMAND_LINE).contains(&line.len()) {
+            true => Ok(()),
+            false => Err(format!("a command line has 1 to {MAX_COMMAND_LINE} bytes")),
+        }
+    })
 }
 
 /// A `boot:` that accepts something.
@@ -199,16 +194,14 @@ pub(crate) fn not_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPo
              them)",
         ));
     }
-    match refused(&boot) {
-        Some(why) => Err(de::Error::custom(why)),
-        None => Ok(Some(boot)),
-    }
+    Ok(Some(boot))
 }
 
-/// What of it cannot stand in a policy.
-pub(crate) fn refused(boot: &BootPolicy) -> Option<String> {
-    let mut items = boot.firmware_deviations.iter();
-    items.find_map(|item| item.refused(boot.set, &boot.registers))
+/// The first of its `firmware-deviations` that cannot stand in a policy: its number, and why. It depends on
+/// `registers`, wherever they stand.
+pub(crate) fn refused(boot: &BootPolicy) -> Option<(usize, String)> {
+    let mut items = boot.firmware_deviations.iter().enumerate();
+    items.find_map(|(n, item)| Some((n, item.refused(boot.set, &boot.registers)?)))
 }
 
 fn registers_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -70,6 +70,60 @@ impl<'de, S: de::DeserializeSeed<'de> + Copy> de::Visitor<'de> for List<S> {
     }
 }
 
+/// A list within its limit, of whose items `check` says what is wrong with them.
+pub(crate) fn each<'de, D, T>(
+    d: D,
+    check: impl Fn(&T) -> core::result::Result<(), String>,
+) -> core::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    d.deserialize_seq(List(Checked(&check, PhantomData)))
+}
+
+/// An item of such a list.
+struct Checked<'a, T, C>(&'a C, PhantomData<T>);
+
+impl<T, C> Clone for Checked<'_, T, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, C> Copy for Checked<'_, T, C> {}
+
+impl<'de, T, C> de::DeserializeSeed<'de> for Checked<'_, T, C>
+where
+    T: Deserialize<'de>,
+    C: Fn(&T) -> core::result::Result<(), String>,
+{
+    type Value = T;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> core::result::Result<T, D::Error> {
+        let item = T::deserialize(d)?;
+        (self.0)(&item).map_err(de::Error::custom)?;
+        Ok(item)
+    }
+}
+
+/// The same, not empty.
+pub(crate) fn some_of<'de, D, T>(
+    d: D,
+    check: impl Fn(&T) -> core::result::Result<(), String>,
+) -> core::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = each(d, check)?;
+    if list.is_empty() {
+        return Err(de::Error::custom(
+            "an empty allow list would accept nothing: name what is allowed",
+        ));
+    }
+    Ok(list)
+}
+
 /// A list of mappings, within its limit: none has the `key` of another, nor a `fault` of its own. One that
 /// has is refused where it stands, and `named` is what it is called where it stands twice.
 pub(crate) fn distinct<'de, D, T, K>(
@@ -182,21 +236,14 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    let list = bounded(d)?;
-    if list.is_empty() {
-        return Err(de::Error::custom(
-            "an empty allow list would accept nothing: name what is allowed",
-        ));
-    }
-    Ok(list)
+    some_of(d, |_| Ok(()))
 }
 
 pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
-    let list: Vec<String> = some(d)?;
-    if list.iter().any(String::is_empty) {
-        return Err(de::Error::custom("an empty name in a list"));
-    }
-    Ok(list)
+    some_of(d, |text: &String| match text.is_empty() {
+        true => Err("an empty name in a list".to_owned()),
+        false => Ok(()),
+    })
 }
 
 /// Refuses any value, where it stands.

@@ -39,6 +39,7 @@ mod lookup;
 pub mod migrate;
 mod name;
 mod node;
+mod place;
 pub mod reference;
 pub mod schema;
 mod tdx;

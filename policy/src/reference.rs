@@ -5,12 +5,15 @@
 //! `cgpath-refvals`).
 
 use crate::error::{within, without_place};
+use crate::place::{At, Step};
 use crate::{Error, Excludes, Name, Result};
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Digest, record::lossy_path};
 use schemars::JsonSchema;
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 /// A path is never longer than this many bytes: the kernel's PATH_MAX.
 pub const MAX_PATH_LEN: usize = 4096;
@@ -142,19 +145,21 @@ impl Origins {
     /// Origins as a file has them: names, and the number of each path's.
     ///
     /// # Errors
-    /// A name that cannot be one, a number that has no name; for people.
+    /// A name that cannot be one, a number that has no name, with the path that has it; for people.
     pub(crate) fn from_numbers(
         names: Vec<String>,
         of: impl IntoIterator<Item = (Vec<u8>, u32)>,
-    ) -> core::result::Result<Origins, String> {
-        names.iter().try_for_each(|name| check_origin(name))?;
+    ) -> core::result::Result<Origins, (Option<Vec<u8>>, String)> {
+        let checked = names.iter().try_for_each(|name| check_origin(name));
+        checked.map_err(|why| (None, why))?;
         let of: BTreeMap<Vec<u8>, u32> = of.into_iter().collect();
         if let Some((path, from)) = of.iter().find(|(_, n)| **n as usize >= names.len()) {
-            return Err(format!(
+            let why = format!(
                 "path {}: \"from\" is {from}, and there are {} origins",
                 quoted(path),
                 names.len()
-            ));
+            );
+            return Err((Some(path.clone()), why));
         }
         Ok(Origins { names, of })
     }
@@ -366,22 +371,31 @@ impl Reference {
         };
         let read: ReferenceFile =
             serde_json::from_slice(json).map_err(|e| syntax(e.line(), e.column(), without_place(&e)))?;
+        // What depends on more than one value is said at the one that is at fault.
+        let refused = |path: &[Step], why: String| {
+            let mut parser = serde_json::Deserializer::from_slice(json);
+            let at = At { path, why: &why }.deserialize(&mut parser).err();
+            let (line, column) = at.map_or((0, 0), |e| (e.line(), e.column()));
+            syntax(line, column, why)
+        };
         if read.version != 1 {
-            return Err(syntax(
-                0,
-                0,
-                format!("version {} is not known here, 1 is", read.version),
-            ));
+            let why = format!("version {} is not known here, 1 is", read.version);
+            return Err(refused(&[Step::Of("version")], why));
         }
         if read.source.kind == SourceKind::Log && !read.learned {
-            return Err(syntax(
-                0,
-                0,
-                "values from a log are learned: \"learned\" must be true".into(),
-            ));
+            let why = "values from a log are learned: \"learned\" must be true".into();
+            return Err(refused(&[Step::Of("learned")], why));
         }
+        let digests = &read.files.digests;
         let origins =
-            Origins::from_numbers(read.origins, read.files.from).map_err(|why| syntax(0, 0, why))?;
+            Origins::from_numbers(read.origins, read.files.from).map_err(|(path, why)| match path {
+                // Files stand in the order of their paths.
+                Some(path) => {
+                    let file = digests.range::<[u8], _>((Unbounded, Excluded(&path[..]))).count();
+                    refused(&[Step::Of("files"), Step::Nth(file), Step::Of("from")], why)
+                }
+                None => refused(&[Step::Of("origins")], why),
+            })?;
         Ok(Reference {
             source: read.source,
             learned: read.learned,

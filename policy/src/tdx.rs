@@ -4,8 +4,8 @@
 //! weakens a rule begins with `dangerous-` or is listed by [`crate::Policy::relaxations`]. Not here: how a
 //! quote is verified (see `cgpath-appraisal`), where collateral is from (the caller's).
 
-use crate::boot_policy::{command_lines, kind, maybe_digests_schema, of_boot, refused};
-use crate::form::{bounded, digests_schema, name, some};
+use crate::boot_policy::{command_lines, kind, maybe_digests_schema, of_boot};
+use crate::form::{bounded, digests_schema, each, name, some, some_of};
 use crate::{BootEvent, BootPolicy, FirmwareDeviation};
 use cgpath_evidence::boot::{BOOT_RTMRS, EventType, RegisterSet};
 use cgpath_evidence::text::quoted;
@@ -168,50 +168,58 @@ fn default_origin() -> Vec<Digest> {
     vec![Digest::zero(Bank::Sha384)]
 }
 
-fn only_sha384<E: de::Error>(list: Vec<Digest>) -> Result<Vec<Digest>, E> {
-    if list.iter().any(|digest| digest.bank() != Bank::Sha384) {
-        return Err(E::custom("registers of a trust domain are sha384"));
+fn is_sha384(digest: &Digest) -> Result<(), String> {
+    match digest.bank() {
+        Bank::Sha384 => Ok(()),
+        _ => Err("registers of a trust domain are sha384".to_owned()),
     }
-    Ok(list)
 }
 
 fn some_sha384<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Digest>, D::Error> {
-    only_sha384(some(d)?)
+    some_of(d, is_sha384)
 }
 
 fn list_of_sha384<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Digest>, D::Error> {
-    only_sha384(bounded(d)?)
+    each(d, is_sha384)
 }
 
 fn maybe_sha384<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<Digest>>, D::Error> {
     some_sha384(d).map(Some)
 }
 
-fn hex_of<const N: usize, E: de::Error>(text: &str) -> Result<[u8; N], E> {
-    let is_lower = !text.bytes().any(|b| b.is_ascii_uppercase());
-    let bytes = hex::decode(text).ok().filter(|_| is_lower);
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
-        E::custom(format!(
-            "{} is not {} hex digits in lower case",
-            quoted(text),
-            2 * N
-        ))
-    })
+/// Bytes that are written as hex digits in lower case.
+struct Hex<const N: usize>([u8; N]);
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Hex<N>, D::Error> {
+        let text = String::deserialize(d)?;
+        let is_lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+        let bytes = hex::decode(&text).ok().filter(|_| is_lower);
+        let bytes: Option<[u8; N]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Hex).ok_or_else(|| {
+            de::Error::custom(format!(
+                "{} is not {} hex digits in lower case",
+                quoted(&text),
+                2 * N
+            ))
+        })
+    }
 }
 
 fn hex_list<'de, const N: usize, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; N]>, D::Error> {
-    let list: Vec<String> = some(d)?;
-    list.iter().map(|text| hex_of(text)).collect()
+    let list: Vec<Hex<N>> = some(d)?;
+    Ok(list.into_iter().map(|hex| hex.0).collect())
 }
 
 fn attributes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<[u8; 8]>, D::Error> {
-    let list: Vec<[u8; 8]> = hex_list(d)?;
-    if list.iter().any(|attributes| attributes[0] != 0) {
-        return Err(de::Error::custom(
-            "attributes with a debug bit: the host reads such a domain's memory, and it is never accepted",
-        ));
-    }
-    Ok(list)
+    let list = some_of(d, |attributes: &Hex<8>| match attributes.0[0] {
+        0 => Ok(()),
+        _ => Err(
+            "attributes with a debug bit: the host reads such a domain's memory, and it is never accepted"
+                .to_owned(),
+        ),
+    })?;
+    Ok(list.into_iter().map(|hex| hex.0).collect())
 }
 
 fn platforms<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<[u8; PPID_LEN]>>, D::Error> {
@@ -229,11 +237,10 @@ fn age<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
 }
 
 fn advisories<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    let list: Vec<String> = bounded(d)?;
-    match list.iter().find(|id| id.is_empty() || id.len() > 64) {
-        Some(id) => Err(de::Error::custom(format!("{} is no advisory's name", quoted(id)))),
-        None => Ok(list),
-    }
+    each(d, |id: &String| match (1..=64).contains(&id.len()) {
+        true => Ok(()),
+        false => Err(format!("{} is no advisory's name", quoted(id))),
+    })
 }
 
 fn root<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
@@ -326,13 +333,12 @@ fn register<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
 }
 
 fn registers<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<u8, Vec<Digest>>, D::Error> {
+    #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+    struct Number(#[serde(deserialize_with = "register")] u8);
     #[derive(Deserialize)]
     struct Values(#[serde(deserialize_with = "some_sha384")] Vec<Digest>);
-    let all: BTreeMap<u8, Values> = BTreeMap::deserialize(d)?;
-    let registers = all.into_iter();
-    registers
-        .map(|(n, Values(values))| Ok((of_boot(RegisterSet::Rtmr, n)?, values)))
-        .collect()
+    let all: BTreeMap<Number, Values> = BTreeMap::deserialize(d)?;
+    Ok(all.into_iter().map(|(n, values)| (n.0, values.0)).collect())
 }
 
 /// A `tdx.boot` that accepts something.
@@ -365,10 +371,7 @@ fn boot<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BootPolicy>, D::Error>
         events: written.events.into_iter().map(event).collect(),
         firmware_deviations: written.firmware_deviations.into_iter().map(deviation).collect(),
     };
-    match refused(&boot) {
-        Some(why) => Err(de::Error::custom(why)),
-        None => Ok(Some(boot)),
-    }
+    Ok(Some(boot))
 }
 
 impl TdxPolicy {

@@ -11,6 +11,7 @@ mod excludes;
 mod ima;
 mod keylime;
 mod model;
+mod places;
 #[allow(dead_code, reason = "one of its environments is for other tests")]
 #[path = "../../testkit/src/python.rs"]
 mod python;

@@ -111,7 +111,7 @@ pub(super) fn read<'b>(r: &mut CborReader<'b>, file: &[u8], paths: &mut usize) -
     if reference.source.kind == SourceKind::Log && !head.is_learned {
         return Err(r.malformed("values from a log are learned, and this tag does not say so"));
     }
-    reference.origins = Origins::from_numbers(head.origins, from).map_err(|why| r.malformed(why))?;
+    reference.origins = Origins::from_numbers(head.origins, from).map_err(|(_, why)| r.malformed(why))?;
     Ok(Coswid { id, reference })
 }
 

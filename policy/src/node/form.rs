@@ -4,7 +4,7 @@
 //! Not here: which keys there are (see `node`), what other files have, too (see [`crate::form`]).
 
 use super::Pod;
-use crate::form::{MAX_ITEMS, bounded, distinct, refused, some};
+use crate::form::{MAX_ITEMS, distinct, each, refused, some_of};
 use crate::reference::MAX_PATH_LEN;
 use cgpath_evidence::text::quoted;
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid};
@@ -29,33 +29,25 @@ fn check_absolute(text: &str) -> core::result::Result<(), String> {
 }
 
 pub(super) fn host_paths<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<String>, D::Error> {
-    let list: Vec<String> = bounded(d)?;
-    list.iter()
-        .try_for_each(|p| check_absolute(p))
-        .map_err(de::Error::custom)?;
-    Ok(list)
+    each(d, |path: &String| check_absolute(path))
 }
 
 pub(super) fn some_sha256<'de, D: Deserializer<'de>>(
     d: D,
 ) -> core::result::Result<Option<Vec<Digest>>, D::Error> {
-    let list: Vec<Digest> = some(d)?;
-    if list.iter().any(|digest| digest.bank() != Bank::Sha256) {
-        return Err(de::Error::custom("a BPF object is named by its sha256"));
-    }
+    let list = some_of(d, |digest: &Digest| match digest.bank() {
+        Bank::Sha256 => Ok(()),
+        _ => Err("a BPF object is named by its sha256".to_owned()),
+    })?;
     Ok(Some(list))
 }
 
 /// What can be done to the collector; what it does to pods is nothing to tolerate.
 pub(super) fn touches<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<GuardAction>, D::Error> {
-    let list: Vec<GuardAction> = bounded(d)?;
-    match list.iter().find(|action| action.is_enforcement()) {
-        Some(action) => Err(de::Error::custom(format!(
-            "{} is never held against a node",
-            action.name()
-        ))),
-        None => Ok(list),
-    }
+    each(d, |action: &GuardAction| match action.is_enforcement() {
+        true => Err(format!("{} is never held against a node", action.name())),
+        false => Ok(()),
+    })
 }
 
 /// A pod's UID, and whether the file has it without dashes.

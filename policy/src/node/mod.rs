@@ -23,6 +23,7 @@ pub(crate) use fit::misfit;
 use crate::anchor::{Anchor, anchors, default_anchors};
 use crate::error::{within, without_place};
 use crate::form::{bounded, digests_schema, in_words_of_yaml, name, some, texts, version_one_or_two};
+use crate::place::{At, Step, Track, of_byte};
 use crate::{BootPolicy, Error, Excludes, Result, TdxPolicy};
 use cgpath_evidence::{Bank, Digest, GuardAction, PodUid, Tier};
 use defaults::{default_min_reboot, default_runtimes};
@@ -31,6 +32,7 @@ use form::{
     some_sha256, tiers_schema, touches, uid_schema,
 };
 use schemars::JsonSchema;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Deserializer};
 
 /// A policy file is never longer than this many bytes.
@@ -361,36 +363,90 @@ impl NodePolicy {
     /// # Errors
     /// [`Error::Limit`] for a file longer than [`MAX_POLICY_LEN`]; [`Error::Syntax`] with line and column for all else.
     pub fn from_yaml(file: &str, yaml: &[u8]) -> Result<NodePolicy> {
+        let yaml = without_mark(yaml);
         let policy: NodePolicy = from_yaml(file, yaml)?;
         // Which keys there must be depends on one of them: what is wrong then has its place, too.
         match policy.version {
             1 => parse::<OfVersion1>(file, yaml).map(|_| ())?,
             _ => parse::<OfVersion2>(file, yaml).map(|_| ())?,
         }
+        let of_domain = policy.tdx.as_ref().and_then(|tdx| tdx.boot.as_ref());
+        let boots: [(&[Step], _); 2] = [
+            (&[Step::Of("boot")], policy.boot.as_ref()),
+            (&[Step::Of("tdx"), Step::Of("boot")], of_domain),
+        ];
+        for (keys, boot) in boots {
+            if let Some((n, why)) = boot.and_then(crate::boot_policy::refused) {
+                let path = [keys, &[Step::Of("firmware-deviations"), Step::Nth(n)]].concat();
+                return Err(refused_at(file, yaml, &path, &why));
+            }
+        }
         Ok(policy)
     }
 }
 
+/// A text without the byte order mark that some editors write before it, which the parser would take for a
+/// part of the first key.
+fn without_mark(yaml: &[u8]) -> &[u8] {
+    yaml.strip_prefix("\u{feff}".as_bytes()).unwrap_or(yaml)
+}
+
 /// Reads a file of this form; see [`NodePolicy::from_yaml`].
-pub(crate) fn from_yaml<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
+pub(crate) fn from_yaml<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
     within(file, "policy file, in bytes,", yaml, MAX_POLICY_LEN)?;
+    let yaml = without_mark(yaml);
     match keys::twice(yaml) {
-        Some(twice) => Err(refused(file, &twice)),
+        Some(twice) => Err(refused(file, yaml, &twice)),
         None => parse(file, yaml),
     }
 }
 
 /// The same of a file whose length and keys were looked at.
-fn parse<T: serde::de::DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
-    serde_norway::from_slice(yaml).map_err(|why| refused(file, &why))
+fn parse<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
+    let track = Track::default();
+    let error = match T::deserialize(track.of(serde_norway::Deserializer::from_slice(yaml))) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let is_lost = error.location().is_none();
+    if is_lost && let Some(second) = serde_norway::Deserializer::from_slice(yaml).nth(1) {
+        let why = "a second document begins here, and a policy is one";
+        let at = At { path: &[], why }.deserialize(second);
+        return Err(refused(file, yaml, &at.err().unwrap_or(error)));
+    }
+    Err(match track.first() {
+        Some(first) if is_lost || !first.by_parser => refused_at(file, yaml, &first.path, &first.why),
+        _ => refused(file, yaml, &error),
+    })
 }
 
-fn refused(file: &str, error: &serde_norway::Error) -> Error {
-    let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
+/// What is wrong with the value to which the path leads, at its place.
+fn refused_at(file: &str, yaml: &[u8], path: &[Step], why: &str) -> Error {
+    let parser = serde_norway::Deserializer::from_slice(yaml);
+    match (At { path, why }).deserialize(parser) {
+        Err(error) => refused(file, yaml, &error),
+        // It never says nothing.
+        Ok(()) => refused(file, yaml, &serde::de::Error::custom(why)),
+    }
+}
+
+fn refused(file: &str, yaml: &[u8], error: &serde_norway::Error) -> Error {
+    let place = error.location().map_or((0, 0), |l| (l.line(), l.column()));
+    let mut why = without_place(error);
+    // What is no text at all has a place in bytes alone.
+    let of_bytes = why.rsplit_once(" at position ");
+    let of_bytes = of_bytes.and_then(|(what, at)| Some((what.len(), at.parse().ok()?)));
+    let (line, column) = match of_bytes {
+        Some((length, at)) if place == (1, 1) => {
+            why.truncate(length);
+            of_byte(yaml, at)
+        }
+        _ => place,
+    };
     Error::Syntax {
         file: file.to_owned(),
         line,
         column,
-        why: in_words_of_yaml(without_place(error)),
+        why: in_words_of_yaml(why),
     }
 }
