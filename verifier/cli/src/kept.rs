@@ -4,6 +4,7 @@
 //! (see `cgpath_service::store`).
 
 use crate::input;
+use crate::node::STORE;
 use crate::output::Failure;
 use cgpath_appraisal::Collateral;
 use cgpath_evidence::Evidence;
@@ -12,20 +13,39 @@ use cgpath_service::store::{Node, Store, StoredVerdict};
 use clap::Args;
 use std::path::PathBuf;
 
+/// A node of a verifier's store, in place of files. The variable says where the store is, and never by itself
+/// that one is meant: clap would hold it against a file that the command line names.
+#[derive(Args, Debug)]
+pub struct OfStore {
+    /// The directory of `cgpath serve` that --node is in [env: CGPATH_STORE] [default: /var/lib/cgpath/store]
+    #[arg(long, value_name = "DIR", requires = "node")]
+    store: Option<PathBuf>,
+    /// In place of files: the last evidence, whole, that a verifier's store has of this node
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+impl OfStore {
+    /// The store and the node, where a node is named.
+    pub fn named(&self) -> Option<(PathBuf, &str)> {
+        let node = self.node.as_deref()?;
+        let given = self.store.clone().map(PathBuf::into_os_string);
+        let given = given.or_else(|| std::env::var_os("CGPATH_STORE"));
+        let given = given.filter(|dir| !dir.is_empty());
+        Some((given.map_or_else(|| PathBuf::from(STORE), PathBuf::from), node))
+    }
+}
+
 /// Where evidence comes from.
 #[derive(Args, Debug)]
 pub struct Source {
     /// The evidence, as CBOR or as our JSON; `-` reads standard input
-    #[arg(conflicts_with = "store")]
+    #[arg(conflicts_with_all = ["store", "node"])]
     evidence: Option<PathBuf>,
-    /// The directory of `cgpath serve`, in place of a file: its last evidence of --node, whole
-    #[arg(long, value_name = "DIR", requires = "node")]
-    store: Option<PathBuf>,
-    /// Which node of the store
-    #[arg(long, value_name = "NAME", requires = "store")]
-    node: Option<String>,
+    #[command(flatten)]
+    of: OfStore,
     /// The evidence of this verdict of the node, in place of its last; the node's history has the numbers
-    #[arg(long, value_name = "N", requires = "store", value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "N", requires = "node", value_parser = clap::value_parser!(i64).range(1..))]
     verdict: Option<i64>,
 }
 
@@ -95,7 +115,7 @@ impl Source {
     /// # Errors
     /// Neither a file nor a store.
     pub fn check(&self) -> Result<(), Failure> {
-        match (&self.evidence, &self.store) {
+        match (&self.evidence, self.of.named()) {
             (None, None) => Err(nothing()),
             _ => Ok(()),
         }
@@ -103,8 +123,8 @@ impl Source {
 
     /// The collateral of the store, where one is named.
     pub fn collateral(&self) -> Vec<Collateral> {
-        let dir = self.store.as_ref();
-        dir.map_or_else(Vec::new, |dir| pinned::collateral(dir).0)
+        let named = self.of.named();
+        named.map_or_else(Vec::new, |(dir, _)| pinned::collateral(&dir).0)
     }
 
     /// What the store has, where one is named.
@@ -112,9 +132,9 @@ impl Source {
     /// # Errors
     /// As [`of`].
     pub fn kept(&self) -> Result<Option<Kept>, Failure> {
-        match (&self.store, &self.node) {
-            (Some(dir), Some(node)) => of(&Store::open(dir)?, node, self.verdict).map(Some),
-            _ => Ok(None),
+        match self.of.named() {
+            Some((dir, node)) => of(&Store::open(&dir)?, node, self.verdict).map(Some),
+            None => Ok(None),
         }
     }
 

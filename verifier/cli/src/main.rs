@@ -168,3 +168,26 @@ fn usage(error: &clap::Error) -> ExitCode {
     };
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Failure::CODE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Someone who exports a variable for one command has not given the others an argument.
+    #[test]
+    fn no_argument_of_a_variable_is_held_against_another() {
+        fn walk(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                for other in command.get_arg_conflicts_with(arg) {
+                    let of_variable = arg.get_env().or(other.get_env());
+                    let pair = (command.get_name(), arg.get_id(), other.get_id());
+                    assert_eq!(of_variable, None, "{pair:?}");
+                }
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        let mut command = Cli::command();
+        command.build();
+        walk(&command);
+    }
+}

@@ -22,7 +22,7 @@ use standing::Standing;
 use std::path::{Path, PathBuf};
 
 /// Where the store is by default: as `deploy/cgpath.service` has it.
-const STORE: &str = "/var/lib/cgpath/store";
+pub const STORE: &str = "/var/lib/cgpath/store";
 
 /// Enrols nodes: their names, keys and policies
 #[derive(Subcommand)]

@@ -4,7 +4,7 @@
 //! Not here: what a bundle holds (see `cgpath_evidence::bundle`), how it is judged (see `tenant`).
 
 use crate::input::{self, replace};
-use crate::kept::{self, Kept};
+use crate::kept::{self, Kept, OfStore};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
     Verdict,
@@ -41,19 +41,15 @@ pub struct Prove {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "store",
-        conflicts_with = "store"
+        required_unless_present = "node",
+        conflicts_with_all = ["store", "node"]
     )]
     evidence: Option<PathBuf>,
-    /// The directory of `cgpath serve`: its last evidence of --node, and its signed result
-    #[arg(long, value_name = "DIR", env = "CGPATH_STORE", requires = "node")]
-    store: Option<PathBuf>,
-    /// Which node of the store
-    #[arg(long, value_name = "NAME", requires = "store")]
-    node: Option<String>,
+    #[command(flatten)]
+    of: OfStore,
     /// A full verifier's signed result about the node and this pod:
     /// `cgpath verify --ear KEY --ear-pod UID -o FILE`
-    #[arg(long, value_name = "FILE", conflicts_with = "store")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "node"])]
     ear: Option<PathBuf>,
     /// Entries of the list that the reader has followed already; the last `cgpath verify --tenant` printed
     /// the number
@@ -93,9 +89,9 @@ impl Prove {
     /// Input that cannot be read, or of which no bundle can be made.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         input::check_output(&self.output)?;
-        let (evidence, ear) = match (&self.store, &self.node) {
-            (Some(dir), Some(node)) => self.of_store(&Store::open(dir)?, node)?,
-            _ => self.of_files()?,
+        let (evidence, ear) = match self.of.named() {
+            Some((dir, node)) => self.of_store(&Store::open(&dir)?, node)?,
+            None => self.of_files()?,
         };
         let mut bundle = TenantBundle::prove(&evidence, self.pod, self.from).map_err(|e| {
             Failure::new("unprovable", escape(e.to_string().as_bytes()))

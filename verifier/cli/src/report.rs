@@ -36,7 +36,7 @@ A folder gives its *.cbor files in the order of their names; each file is one ro
 Verdicts: what `cgpath verify --json` or the service's history answered, one after the other or in one array.")]
 pub struct Report {
     /// Evidence: files, or folders of them
-    #[arg(required_unless_present = "store", conflicts_with = "store")]
+    #[arg(required_unless_present = "node", conflicts_with_all = ["store", "node"])]
     evidence: Vec<PathBuf>,
     /// The node's policy, to appraise the evidence by
     #[arg(long, value_name = "FILE", requires = "ak")]
@@ -56,14 +56,10 @@ pub struct Report {
     #[arg(long, requires = "policy")]
     dangerous_no_nonce: bool,
     /// Verdicts that were made before, instead of an appraisal
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "store"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "store", "node"])]
     verdicts: Option<PathBuf>,
-    /// The verifier's directory, for evidence and verdicts
-    #[arg(long, value_name = "DIR", requires = "node")]
-    store: Option<PathBuf>,
-    /// Which node of the store
-    #[arg(long, value_name = "NAME", requires = "store")]
-    node: Option<String>,
+    #[command(flatten)]
+    of: kept::OfStore,
     /// Where the page goes; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -108,11 +104,11 @@ impl Report {
     /// # Errors
     /// Input that cannot be read or does not fit together.
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let rounds = match (&self.store, &self.node, &self.verdicts, &self.policy) {
-            (Some(dir), Some(node), _, _) => from_store(&Store::open(dir)?, node)?,
-            (None, _, Some(verdicts), _) => self.with_verdicts(verdicts)?,
-            (None, _, None, Some(policy)) => self.appraised(policy)?,
-            _ => {
+        let rounds = match (self.of.named(), &self.verdicts, &self.policy) {
+            (Some((dir, node)), ..) => from_store(&Store::open(&dir)?, node)?,
+            (None, Some(verdicts), _) => self.with_verdicts(verdicts)?,
+            (None, None, Some(policy)) => self.appraised(policy)?,
+            (None, None, None) => {
                 return Err(
                     Failure::new("usage", "nothing says what to conclude from the evidence").hint(
                         "--policy FILE --ak FILE|FINGERPRINT appraises it; --verdicts FILE takes what was \

@@ -37,26 +37,26 @@ pub struct Verify {
     #[command(flatten)]
     source: Source,
     /// Judges a tenant's bundle instead, as `cgpath prove` writes it, by the tenant's own policy
-    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["ear", "evidence", "store"])]
+    #[arg(long, value_name = "BUNDLE", conflicts_with_all = ["ear", "evidence", "store", "node"])]
     tenant: Option<PathBuf>,
     /// A full verifier whose signed result is believed: its P-256 public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "tenant")]
     verifiers: Vec<PathBuf>,
     /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another
     /// is named
-    #[arg(long, value_name = "FILE", required_unless_present = "store")]
+    #[arg(long, value_name = "FILE", required_unless_present = "node")]
     policy: Option<PathBuf>,
     /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint; with
     /// --store the one that is enrolled
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
-        required_unless_present_any = ["dangerous_tofu", "no_tpm", "store"],
+        required_unless_present_any = ["dangerous_tofu", "no_tpm", "node"],
         conflicts_with = "dangerous_tofu"
     )]
     ak: Option<String>,
     /// The node has no TPM: a register of its trust domain is the anchor
-    #[arg(long, conflicts_with_all = ["ak", "dangerous_tofu", "store", "tenant"])]
+    #[arg(long, conflicts_with_all = ["ak", "dangerous_tofu", "store", "node", "tenant"])]
     no_tpm: bool,
     /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point
     #[arg(long, value_name = "HEX", conflicts_with_all = ["dangerous_tofu", "tenant"])]
@@ -71,7 +71,7 @@ pub struct Verify {
     #[arg(
         long,
         value_name = "HEX",
-        required_unless_present_any = ["dangerous_no_nonce", "store"],
+        required_unless_present_any = ["dangerous_no_nonce", "node"],
         conflicts_with = "dangerous_no_nonce"
     )]
     nonce: Option<String>,

@@ -445,3 +445,60 @@ fn a_clock_that_went_back_is_forgotten_by_a_signed_statement_alone_and_verdicts_
         (&"worker-1".into(), &"mainboard replaced".into())
     );
 }
+
+#[test]
+fn a_store_in_the_environment_counts_where_a_node_is_named_and_not_beside_a_file() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    let (_server, client) = site.serve(&[]);
+    let text = |name: &str| site.path(name).to_str().unwrap().to_owned();
+    let (file, page, bundle) = (text("whole.cbor"), text("page.html"), text("web.tenant"));
+    let (policy, key) = (text("policy-worker-1/node.yaml"), text("worker-1.ak"));
+    let uid = pod(1).to_string();
+    let run = |line: &str| {
+        let words = line.split_whitespace().map(|word| match word {
+            "FILE" => file.as_str(),
+            "PAGE" => page.as_str(),
+            "BUNDLE" => bundle.as_str(),
+            "POLICY" => policy.as_str(),
+            "KEY" => key.as_str(),
+            "UID" => uid.as_str(),
+            word => word,
+        });
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_cgpath"))
+            .args(words)
+            .env("CGPATH_STORE", site.store())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    round(&client, &mut node);
+    for line in [
+        "verify --node worker-1",
+        "export --node worker-1 --format cbor -o FILE",
+        "report --node worker-1 -o PAGE",
+        "prove --pod UID --node worker-1 -o BUNDLE",
+        // The variable is no argument beside a file.
+        "export FILE --format json -o PAGE",
+        "report FILE --policy POLICY --ak KEY --dangerous-no-nonce -o PAGE",
+        "prove --pod UID --evidence FILE -o BUNDLE",
+    ] {
+        let (code, said) = run(line);
+        assert_eq!(code, Some(0), "{line}: {said}");
+    }
+    for line in [
+        "export FILE --node worker-1 --format json -o PAGE",
+        "report FILE --node worker-1 -o PAGE",
+        "prove --pod UID --evidence FILE --node worker-1 -o BUNDLE",
+        "prove --pod UID --ear FILE --node worker-1 -o BUNDLE",
+        "verify --tenant BUNDLE --node worker-1",
+    ] {
+        let (code, said) = run(line);
+        assert!(
+            code == Some(2) && said.contains("cannot be used with"),
+            "{line}: {said}"
+        );
+    }
+}
