@@ -22,7 +22,8 @@ use serde::Serialize;
   cgpath explain --node worker-1             lists the findings of its last verdict
   cgpath explain --node worker-1 3f2a91      walks from one of them to the key, and to the file's image layer or package
 
-Exit codes: as of `cgpath node list`: 0 the node is trusted and its verdict young enough, 1 it is not")]
+Exit codes: as of `cgpath node list`: 0 the node is trusted and its verdict young enough, 1 it is not, or \
+has sent nothing yet; 2 unusable input, such as a finding that is not there")]
 pub struct Explain {
     /// The finding: its first digits, as many as are clear; without it all are listed
     finding: Option<String>,
@@ -51,11 +52,27 @@ impl Explain {
         let store = Store::open(&self.store.dir)?;
         let node = store.node(&self.node)?;
         let last = store.last_verdict(&self.node)?;
-        let last = last.ok_or_else(|| kept::silent(&self.node))?;
+        let standing = Standing::of(&store, &node, last.as_ref())?;
+        let status = Status::clean_if(standing.standing.is_good());
+        let Some(last) = last else {
+            let silent = kept::silent(&self.node);
+            return match self.finding {
+                // There is none of that name.
+                Some(_) => Err(silent),
+                None if out.json() => {
+                    let none: [Listed<'_>; 0] = [];
+                    out.object(&none)?;
+                    Ok(status)
+                }
+                None => {
+                    standing_lines(&node, &standing, out)?;
+                    out.line(silent)?;
+                    Ok(status)
+                }
+            };
+        };
         let verdict: Verdict = serde_json::from_str(last.verdict.get())
             .map_err(|e| Failure::new("store", format!("verdict {}: {e}", last.id)))?;
-        let standing = Standing::of(&store, &node, Some(&last))?;
-        let status = Status::clean_if(standing.standing.is_good());
         let Some(digits) = &self.finding else {
             if !out.json() {
                 standing_lines(&node, &standing, out)?;

@@ -502,3 +502,27 @@ fn a_store_in_the_environment_counts_where_a_node_is_named_and_not_beside_a_file
         );
     }
 }
+
+#[test]
+fn explain_of_a_node_that_has_sent_nothing_exits_as_list_and_show_do() {
+    let site = Site::new();
+    site.enrol(&busy(), "worker-1");
+    assert_eq!(standing(&site), (1, "no-evidence".into()));
+    let store = site.store();
+    let explain = [
+        "explain",
+        "--node",
+        "worker-1",
+        "--store",
+        store.to_str().unwrap(),
+    ];
+    let shown = cgpath(&explain);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text.contains("worker-1 has sent no evidence yet"), "{text}");
+    let listed = appraised(&[&explain[..], &["--json"]].concat());
+    assert_eq!(listed, (1, Value::Array(Vec::new())));
+    // A finding of it is none.
+    let walked = fails(&[&explain[..], &["3f2a91", "--json"]].concat());
+    assert_eq!(walked["kind"], "no-verdict");
+}
