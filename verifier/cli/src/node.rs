@@ -10,7 +10,7 @@ pub mod standing;
 use crate::input::{self, attestation_key};
 use crate::output::{Colour, Failure, Output, Status, escape};
 use cgpath_appraisal::text::utc;
-use cgpath_appraisal::{PinnedKey, Verdict};
+use cgpath_appraisal::{PinnedKey, State, Verdict};
 use cgpath_policy::{Anchor, Policy};
 use cgpath_service::pinned;
 use cgpath_service::policy_files;
@@ -511,8 +511,15 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         let (time, reason) = (utc(line.time), escape(line.reason.as_bytes()));
         if line.verdicts > 1 {
             out.line(format_args!(
-                "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before; {reason}",
-                line.verdicts, line.oldest, line.newest
+                "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before{}; {reason}",
+                line.verdicts,
+                line.oldest,
+                line.newest,
+                if line.pods.is_empty() {
+                    ""
+                } else {
+                    ", these pods are not"
+                }
             ))?;
         } else {
             let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
@@ -520,6 +527,17 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
             out.line(format_args!(
                 "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
                 line.newest
+            ))?;
+        }
+        for pod in &line.pods {
+            let word = |state: Option<State>| match state {
+                Some(state) => out.state(&state.to_string()),
+                None => "not in the verdict".to_owned(),
+            };
+            let (old, new) = (word(pod.old), word(pod.new));
+            out.line(format_args!(
+                "    pod {}: was {old}, is {new}",
+                escape(pod.pod.as_bytes())
             ))?;
         }
         if line.old_policy != line.new_policy {

@@ -30,7 +30,7 @@ pub use policies::kept_references;
 pub use refusals::Refusal;
 pub use retention::Limits;
 pub use verdicts::{Commit, StoredVerdict};
-pub use waivers::{Change, Forgotten, Past, ReappraisalLine, ReappraisalNote, Reappraised};
+pub use waivers::{Change, Forgotten, Past, PodChange, ReappraisalLine, ReappraisalNote, Reappraised};
 
 use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
@@ -342,6 +342,44 @@ mod tests {
             assert_eq!(store.reappraisal_lines("n1", limit).unwrap(), lines[..limit]);
         }
         assert!(store.reappraisal_lines("n2", 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_line_names_the_pods_that_were_judged_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.add_node(&node("n1"), false).unwrap();
+        let ids = [1, 2].map(|nonce| round(&store, "n1", nonce, b"evidence").unwrap());
+        let pod = |n: u8, state: &str| {
+            let uid = format!("{n}{n}{n}{n}{n}{n}{n}{n}-1111-4111-8111-111111111111");
+            format!(r#"{{"uid":"{uid}","name":"shop/{n}","state":"{state}"}}"#)
+        };
+        let change = |verdict: &str, reason: &str| {
+            let again = ids.map(|id| Reappraised {
+                id,
+                trusted: false,
+                verdict: format!(r#"{{"pods":[{verdict}]}}"#),
+            });
+            let version = store.round("n1").unwrap().version;
+            let revoke = Change::Revoke("sha256:00");
+            let done = store.change("n1", version, &revoke, &again, &[], None, reason, 200);
+            done.unwrap();
+        };
+        let both = |first: &str| format!("{},{}", pod(1, first), pod(2, "untrusted"));
+        change(&both("untrusted"), "first");
+        change(&both("trusted"), "accepted");
+        change(&both("trusted"), "again");
+        let lines = store.reappraisal_lines("n1", 9).unwrap();
+        let [again, accepted, ..] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!((again.verdicts, &again.pods), (2, &vec![]));
+        let turned = PodChange {
+            pod: "shop/1 (11111111-1111-4111-8111-111111111111)".into(),
+            old: Some(cgpath_appraisal::State::Untrusted),
+            new: Some(cgpath_appraisal::State::Trusted),
+        };
+        assert_eq!((accepted.verdicts, &accepted.pods), (2, &vec![turned]));
     }
 
     #[test]

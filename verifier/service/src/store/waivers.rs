@@ -8,9 +8,11 @@
 use super::verdicts::raw_json;
 use super::{Node, Store, StoreError, changes, signed, text, unsigned};
 use crate::changes::StateChange;
+use cgpath_appraisal::State;
+use cgpath_evidence::PodUid;
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
-use serde::Serialize;
-use std::collections::HashMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
 
 /// Who works from what the node was before has to begin anew.
 const NEXT_VERSION: &str = "UPDATE nodes SET version = version + 1 WHERE name = ?1";
@@ -85,7 +87,7 @@ pub struct ReappraisalNote {
 }
 
 /// Verdicts that stand beside each other in the record of re-appraisals and that one re-appraisal left as
-/// trusted as they were; or a single one.
+/// trusted as they were, with the same changes of the same pods; or a single one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReappraisalLine {
     /// The newest of these verdicts.
@@ -106,6 +108,56 @@ pub struct ReappraisalLine {
     pub new_policy: String,
     /// Whether all is trusted after, in the same one.
     pub new_trusted: bool,
+    /// The pods that are judged otherwise after, in each of these verdicts.
+    pub pods: Vec<PodChange>,
+}
+
+/// A pod that a re-appraisal judged otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodChange {
+    /// What it is called, and its UID as people see it.
+    pub pod: String,
+    /// How it was judged before; `None` where the verdict did not speak of it.
+    pub old: Option<State>,
+    /// How it is judged after.
+    pub new: Option<State>,
+}
+
+/// What of a verdict says how pods were judged.
+#[derive(Deserialize)]
+struct Judged {
+    #[serde(default)]
+    pods: Vec<JudgedPod>,
+}
+
+#[derive(Deserialize)]
+struct JudgedPod {
+    uid: PodUid,
+    #[serde(default)]
+    undashed: bool,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    told: Option<String>,
+    state: State,
+}
+
+/// The pods that the second of two verdicts judges otherwise than the first, by their UIDs.
+fn changed_pods(old: &str, new: &str) -> Result<Vec<PodChange>, serde_json::Error> {
+    let (old, new): (Judged, Judged) = (serde_json::from_str(old)?, serde_json::from_str(new)?);
+    let mut pods: BTreeMap<PodUid, PodChange> = BTreeMap::new();
+    let of_old = old.pods.into_iter().map(|pod| (pod, true));
+    for (pod, is_old) in of_old.chain(new.pods.into_iter().map(|pod| (pod, false))) {
+        let uid = pod.uid.shown(pod.undashed);
+        let name = pod.name.or(pod.told);
+        let change = pods.entry(pod.uid).or_insert_with(|| PodChange {
+            pod: name.map_or_else(|| uid.clone(), |name| format!("{name} ({uid})")),
+            old: None,
+            new: None,
+        });
+        *(if is_old { &mut change.old } else { &mut change.new }) = Some(pod.state);
+    }
+    Ok(pods.into_values().filter(|pod| pod.old != pod.new).collect())
 }
 
 impl ReappraisalLine {
@@ -116,6 +168,7 @@ impl ReappraisalLine {
             && is_same(older)
             && (self.time, &self.reason) == (older.time, &older.reason)
             && (&self.old_policy, &self.new_policy) == (&older.old_policy, &older.new_policy)
+            && self.pods == older.pods
     }
 }
 
@@ -329,22 +382,29 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The same as lines for people, at most `limit` of them. What verdicts said before is not read, and the
-    /// notes of one line are not held.
+    /// The same as lines for people, at most `limit` of them. The notes of one line are not held, and of what
+    /// verdicts said two at a time.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub fn reappraisal_lines(&self, node: &str, limit: usize) -> Result<Vec<ReappraisalLine>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted FROM rejudged r
+            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict,
+             coalesce((SELECT n.old_verdict FROM rejudged n WHERE n.verdict_id = r.verdict_id AND n.id > r.id
+             ORDER BY n.id LIMIT 1), v.verdict) FROM rejudged r
              JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC",
         )?;
         let mut rows = statement.query([node])?;
         let mut lines: Vec<ReappraisalLine> = Vec::new();
         while let Some(row) = rows.next()? {
             let verdict = row.get(0)?;
+            let (old, new): (String, String) = (row.get(7)?, row.get(8)?);
+            let pods = changed_pods(&old, &new).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
+            })?;
             let line = ReappraisalLine {
+                pods,
                 newest: verdict,
                 oldest: verdict,
                 verdicts: 1,
