@@ -10,7 +10,7 @@
 use crate::kept;
 use crate::output::{Failure, Output, Status, count, escape};
 use cgpath_appraisal::{Deviation, Finding, PodPart, PodVerdict, Severity, Subject, Verdict};
-use cgpath_evidence::{PartitionKey, PodUid};
+use cgpath_evidence::{PartitionKey, PodUid, list::as_listed};
 use cgpath_policy::{
     Allowed, Policy, Reference, Source, SourceKind, WorkloadPolicy, reference::MAX_REFERENCE_LEN,
 };
@@ -20,6 +20,7 @@ use cgpath_service::store::Store;
 use clap::Args;
 use serde::Serialize;
 use similar::TextDiff;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -101,7 +102,7 @@ impl Suggest {
             Some((who, allowed, names, &pod.fnf, &pod.filehash_err))
         });
         for ((who, id), allowed, names, fnf, filehash_err) in core::iter::once(host).chain(pods) {
-            for deviation in fnf.iter().chain(filehash_err) {
+            for deviation in deviations_of(fnf, filehash_err) {
                 if deviation.path.is_empty() {
                     leave_out(
                         deviation,
@@ -132,7 +133,7 @@ impl Suggest {
             };
             let name = escape(workload.workload.name.as_bytes());
             let place = format!("{name} ({})", pod.shown_uid());
-            for deviation in pod.fnf.iter().chain(&pod.filehash_err) {
+            for deviation in deviations_of(&pod.fnf, &pod.filehash_err) {
                 let containers = deviation.parts.iter().filter_map(|part| match part {
                     PodPart::Container(name) => workload.container(name),
                     _ => None,
@@ -211,6 +212,20 @@ impl Suggest {
             .hint("give what `cgpath verify --json` wrote")
         })
     }
+}
+
+/// The deviations of a partition. A content whose entry has `_` for each space of the path that its record has
+/// is one deviation, at the record's path: a value for the entry's name would accept a file that is not there.
+fn deviations_of<'a>(fnf: &'a [Deviation], filehash_err: &'a [Deviation]) -> Vec<&'a Deviation> {
+    let all = || fnf.iter().chain(filehash_err);
+    let spaced = all().filter(|deviation| deviation.path.contains(&b' '));
+    let of_entries: BTreeSet<_> = spaced
+        .map(|deviation| (as_listed(&deviation.path), deviation.digest.to_string()))
+        .collect();
+    let is_entry = |deviation: &Deviation| {
+        of_entries.contains(&(Cow::from(&deviation.path[..]), deviation.digest.to_string()))
+    };
+    all().filter(|deviation| !is_entry(deviation)).collect()
 }
 
 /// Images that the values were made from.

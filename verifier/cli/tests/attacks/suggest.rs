@@ -218,6 +218,17 @@ fn a_content_without_a_path_is_left_out_with_a_note_and_the_rest_is_suggested() 
 }
 
 #[test]
+fn a_path_with_a_space_is_suggested_as_the_record_has_it_alone() {
+    let mut node = busy();
+    let (path, content) = ("/opt/my app/run", sha256(b"spaced"));
+    node.execute(&Actor::pod(pod(1), "/bin/app"), path, &content);
+    let suggested = Folder::of(&mut node).suggest().unwrap();
+    let patch = suggested["patch"].as_str().unwrap();
+    assert_eq!(suggested["added"], 1, "{patch}");
+    assert!(patch.contains(path) && !patch.contains("my_app"), "{patch}");
+}
+
+#[test]
 fn what_is_suggested_for_one_of_two_pods_with_the_same_values_counts_in_that_one_alone() {
     let (uid, content) = (pod(1).to_string(), sha256(b"hotfix"));
     let mut node = busy();
