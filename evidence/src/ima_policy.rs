@@ -90,9 +90,9 @@ const REPEATED: [&str; 5] = ["fsname", "pcr", "appraise_type", "appraise_flag", 
 /// Registers that a rule may name: as many as `measured_pcrs` has bits (`INVALID_PCR`).
 const REGISTERS: u32 = 64;
 
-/// What the project needs measured, and the mask that the kernel passes with it: of a file that is executed or
-/// mapped for that MAY_EXEC, of one that the kernel reads MAY_READ. Source: security/integrity/ima/ima_main.c,
-/// `ima_bprm_check`, `ima_file_mmap`, `ima_post_read_file`.
+/// What the project needs measured, and the mask that the kernel passes with it: of a file that is executed
+/// or mapped for that MAY_EXEC, of one that the kernel reads MAY_READ. Source:
+/// security/integrity/ima/ima_main.c, `ima_bprm_check`, `ima_file_mmap`, `ima_post_read_file`.
 const WANTED: [(&str, &str); 7] = [
     ("BPRM_CHECK", "MAY_EXEC"),
     ("MMAP_CHECK", "MAY_EXEC"),

@@ -1,7 +1,8 @@
 //! Where in a file an error is: its line, and the keys that lead there.
 //!
-//! Promise: an error that a field's reader makes once the parser has given it the value is said at that value,
-//! and not at the mapping around it. Not here: what is wrong with a value (see `form` and those who use it).
+//! Promise: an error that a field's reader makes once the parser has given it the value is said at that
+//! value, and not at the mapping around it. Not here: what is wrong with a value (see `form` and those who
+//! use it).
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
@@ -25,7 +26,8 @@ pub(crate) enum Step {
 pub(crate) struct Lost {
     /// The value that was read when it came.
     pub(crate) path: Vec<Step>,
-    /// Whether the parser said it, which knows the place; else the value's reader did, after it had the value.
+    /// Whether the parser said it, which knows the place; else the value's reader did, after it had the
+    /// value.
     pub(crate) by_parser: bool,
     /// What is wrong.
     pub(crate) why: String,

@@ -1,8 +1,8 @@
 //! Reads the members of a Debian package, which is an ar archive (deb(5); dpkg's lib/dpkg/ar.c).
 //!
 //! An own loop: the `ar` crate also knows the long names of GNU and BSD, which no package has, takes their
-//! lengths from the input and panics on some. Promise: nothing is held that a header sizes. Not here: what the
-//! members are (see `deb`).
+//! lengths from the input and panics on some. Promise: nothing is held that a header sizes. Not here: what
+//! the members are (see `deb`).
 
 use crate::{Error, Result};
 use std::io::{self, Read};

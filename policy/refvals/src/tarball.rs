@@ -370,7 +370,8 @@ impl<R: Read> TarReader<R> {
         let size = header
             .entry_size()
             .map_err(|e| self.malformed(offset, format!("{shown}: size: {e}")))?;
-        // In base 256 the crate reads the last eight bytes alone: the others would make it negative or larger.
+        // In base 256 the crate reads the last eight bytes alone: the others would make it negative or
+        // larger.
         let is_size = |size: u64| i64::try_from(size).is_ok();
         let field = &header.as_old().size;
         if !is_size(size) || (field[0] & 0x80 != 0 && field[..4] != [0x80, 0, 0, 0]) {

@@ -194,8 +194,11 @@ fn without_the_key_each_such_mapping_fails_its_pod_and_says_which_key_there_is()
     assert!(verdict.relaxations.is_empty());
 }
 
+/// What is done to a node.
+type Change = fn(&mut Node);
+
 /// What is not a late mapping of memory without a name, or is more than that, beside one that passes.
-const NOT: [(&str, fn(&mut Node)); 20] = [
+const NOT: [(&str, Change); 20] = [
     ("execution of the memfd", |node| {
         memfd(node, &app(1), EventKind::Execution)
     }),

@@ -4,7 +4,6 @@
 //! (see `cgpath_service::store`).
 
 use crate::input;
-use crate::node::STORE;
 use crate::output::Failure;
 use cgpath_appraisal::Collateral;
 use cgpath_evidence::Evidence;
@@ -12,6 +11,9 @@ use cgpath_service::pinned;
 use cgpath_service::store::{Node, Store, StoredVerdict};
 use clap::Args;
 use std::path::PathBuf;
+
+/// Where the store is by default: as `deploy/cgpath.service` has it.
+pub const STORE: &str = "/var/lib/cgpath/store";
 
 /// A node of a verifier's store, in place of files. The variable says where the store is, and never by itself
 /// that one is meant: clap would hold it against a file that the command line names.

@@ -21,9 +21,6 @@ use serde::Serialize;
 use standing::Standing;
 use std::path::{Path, PathBuf};
 
-/// Where the store is by default: as `deploy/cgpath.service` has it.
-pub const STORE: &str = "/var/lib/cgpath/store";
-
 /// Enrols nodes: their names, keys and policies
 #[derive(Subcommand)]
 pub enum NodeCommand {
@@ -112,7 +109,7 @@ cannot be used; 2 unusable input")]
 #[derive(Args)]
 pub struct StoreArgs {
     /// The verifier's directory, as `cgpath serve --init` made it
-    #[arg(long = "store", value_name = "DIR", env = "CGPATH_STORE", default_value = STORE)]
+    #[arg(long = "store", value_name = "DIR", env = "CGPATH_STORE", default_value = kept::STORE)]
     pub dir: PathBuf,
 }
 

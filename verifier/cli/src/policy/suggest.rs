@@ -214,8 +214,9 @@ impl Suggest {
     }
 }
 
-/// The deviations of a partition. A content whose entry has `_` for each space of the path that its record has
-/// is one deviation, at the record's path: a value for the entry's name would accept a file that is not there.
+/// The deviations of a partition. A content whose entry has `_` for each space of the path that its record
+/// has is one deviation, at the record's path: a value for the entry's name would accept a file that is not
+/// there.
 fn deviations_of<'a>(fnf: &'a [Deviation], filehash_err: &'a [Deviation]) -> Vec<&'a Deviation> {
     let all = || fnf.iter().chain(filehash_err);
     let spaced = all().filter(|deviation| deviation.path.contains(&b' '));
