@@ -109,7 +109,7 @@ cannot be used; 2 unusable input")]
 #[derive(Args)]
 pub struct StoreArgs {
     /// The verifier's directory, as `cgpath serve --init` made it
-    #[arg(long = "store", value_name = "DIR", env = "CGPATH_STORE", default_value = kept::STORE)]
+    #[arg(long = "store", value_name = "DIR", env = "CGPATH_STORE", default_value = crate::kept::STORE)]
     pub dir: PathBuf,
 }
 
