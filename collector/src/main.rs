@@ -134,11 +134,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Setup(args) => prepare(&config, &args)?,
         Command::Handover => hand_over(&config)?,
         Command::Unload => {
-            setup::unload(&config)?;
-            let text = format!(
-                "the eBPF programs pinned in {} are gone\n",
-                config.bpf.pin_dir.display()
-            );
+            let pins = config.bpf.pin_dir.display();
+            let text = match setup::unload(&config)? {
+                true => format!("the eBPF programs pinned in {pins} are gone\n"),
+                false => format!("nothing is pinned in {pins}\n"),
+            };
             print(text.as_bytes())?;
         }
         Command::Check(args) => {

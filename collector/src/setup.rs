@@ -243,17 +243,19 @@ fn command_line(boot_loaders: &[BootLoader], out: &mut String) {
     }
 }
 
-/// Takes the programs down. The daemon must not run: it would have nothing to read.
+/// Takes the programs down; gives whether any were pinned. The daemon must not run: it would have nothing to
+/// read.
 ///
 /// # Errors
 /// [`SetupError::Running`]; [`SetupError::Bpf`] if a pin cannot be removed; [`SetupError::StillLoaded`] if
 /// the kernel keeps the programs though all are.
-pub fn unload(config: &Config) -> Result<(), SetupError> {
+pub fn unload(config: &Config) -> Result<bool, SetupError> {
     if control::ask_status(&config.run_dir).is_ok() {
         return Err(SetupError::Running);
     }
+    let was_pinned = config.bpf.pin_dir.exists();
     match bpf::unload(&config.bpf.pin_dir)? {
-        left if left.is_empty() => Ok(()),
+        left if left.is_empty() => Ok(was_pinned),
         left => Err(SetupError::StillLoaded(left)),
     }
 }

@@ -304,7 +304,18 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
             // As the kernel's own policies write it.
             None if function == "MMAP_CHECK" => missing.push(format!("measure func={function} mask={mask}")),
             None => missing.push(format!("measure func={function}")),
-            Some(found) => missing.extend(excluded_before(rules, found, function, mask)),
+            // TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h).
+            Some(found) => {
+                let line = format!("measure func={function}");
+                let kept = [0x0102_1994, 0x8584_58f6, 0x794c_7630];
+                missing.extend(excluded_before(
+                    rules.iter(),
+                    found,
+                    (function, mask),
+                    &kept,
+                    &line,
+                ));
+            }
         }
     }
     let uuid = crate::checkpoint::FS_UUID;
@@ -320,32 +331,41 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
                 _ => false,
             })
     });
-    if checkpoint.is_none() {
-        missing.push(format!("measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}"));
+    let line = format!("measure func=FILE_CHECK mask=^MAY_READ fsuuid={uuid}");
+    match checkpoint {
+        None => missing.push(line),
+        Some(found) => {
+            // Exclusions of other file systems, by their UUID or their number (EXT4_SUPER_MAGIC is ours).
+            let rules = rules.iter().filter(|rule| {
+                let other = rule.option("fsuuid");
+                other.is_none_or(|other| other.eq_ignore_ascii_case(uuid))
+            });
+            let used = ("FILE_CHECK", "MAY_READ");
+            missing.extend(excluded_before(rules, found, used, &[0xef53], &line));
+        }
     }
     missing
 }
 
-/// An exclusion before `rule` that takes tmpfs, ramfs or overlayfs out of it.
-fn excluded_before(rules: &[Rule], rule: &Rule, function: &str, mask: &str) -> Option<String> {
-    // TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h).
-    const KEPT: [u64; 3] = [0x0102_1994, 0x8584_58f6, 0x794c_7630];
+/// An exclusion before `rule` that takes out of it files of one of these file systems, by magic number; and what is
+/// to be added then.
+fn excluded_before<'a>(
+    rules: impl Iterator<Item = &'a Rule>,
+    rule: &Rule,
+    (function, mask): (&str, &str),
+    kept: &[u64],
+    line: &str,
+) -> Option<String> {
     let other = |r: &Rule| {
         r.function().is_some_and(|f| f != function) || r.option("mask").is_some_and(|m| !is_mask(m, mask))
     };
     rules
-        .iter()
         .take_while(|r| r.line < rule.line)
         .find(|r| {
             let magic = r.option("fsmagic").and_then(magic);
-            r.action == "dont_measure" && !other(r) && magic.is_none_or(|m| KEPT.contains(&m))
+            r.action == "dont_measure" && !other(r) && magic.is_none_or(|m| kept.contains(&m))
         })
-        .map(|r| {
-            format!(
-                "measure func={function} (before the exclusion in line {})",
-                r.line
-            )
-        })
+        .map(|r| format!("{line} (before the exclusion in line {})", r.line))
 }
 
 #[cfg(test)]
@@ -530,7 +550,13 @@ mod tests {
             ("mask=MAY_WRITE", 0),
             ("mask=^MAY_APPEND", 0),
             ("mask=MAY_EXEC", 2),
-            ("mask=^MAY_READ", 5),
+            // The checkpoints' rule, too.
+            ("mask=^MAY_READ", 6),
+            ("func=FILE_CHECK", 1),
+            ("func=FILE_CHECK fsmagic=0xef53", 1),
+            ("func=FILE_CHECK fsmagic=0x01021994", 0),
+            ("func=FILE_CHECK mask=MAY_EXEC", 0),
+            ("func=FILE_CHECK fsuuid=00000000-0000-0000-0000-000000000001", 0),
             ("func=MODULE_CHECK mask=MAY_EXEC", 0),
             ("func=MODULE_CHECK mask=MAY_READ", 1),
         ] {

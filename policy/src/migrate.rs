@@ -43,6 +43,7 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
         )
     };
     let text = core::str::from_utf8(yaml).map_err(|_| by_hand())?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let migrated = Migrated {
         node: node_part(text, workloads),
         workloads: workload_part(&old),

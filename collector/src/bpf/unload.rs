@@ -4,8 +4,8 @@
 //! is not gone in time is named. Not here: who may do this (see `guard`).
 
 use super::{Error, Result, load};
-use aya::programs::{ProgramInfo, loaded_programs};
-use nix::libc::ENOENT;
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
+use nix::libc::{EACCES, ENOENT, EPERM};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -54,7 +54,13 @@ fn pinned(dir: &Path) -> Result<BTreeSet<u32>> {
         let entry = entry.map_err(load::io_error("read", dir))?;
         // Asked as a program, a map or a link gives its own id, which may be another program's.
         if entry.file_name().as_encoded_bytes().starts_with(b"prog_") {
-            ids.extend(ProgramInfo::from_pin(entry.path()).map(|info| info.id()).ok());
+            match ProgramInfo::from_pin(entry.path()) {
+                Ok(info) => {
+                    ids.insert(info.id());
+                }
+                Err(error) if is_denied(&error) => {}
+                Err(source) => return Err(asking(source)),
+            }
         }
     }
     Ok(ids)
@@ -68,18 +74,25 @@ fn loaded() -> Result<BTreeSet<u32>> {
             Ok(info) => {
                 ids.insert(info.id());
             }
-            // It went between the question for its id and the one for itself.
-            Err(error) if load::os_error(&error) == Some(ENOENT) => {}
-            Err(source) => {
-                return Err(Error::Kernel {
-                    what: "list",
-                    name: "eBPF programs".to_owned(),
-                    source: Box::new(source),
-                });
-            }
+            // It went between the question for its id and the one for itself, or it is somebody else's: ours
+            // were not denied before.
+            Err(error) if load::os_error(&error) == Some(ENOENT) || is_denied(&error) => {}
+            Err(source) => return Err(asking(source)),
         }
     }
     Ok(ids)
+}
+
+fn is_denied(error: &ProgramError) -> bool {
+    matches!(load::os_error(error), Some(EPERM | EACCES))
+}
+
+fn asking(source: ProgramError) -> Error {
+    Error::Kernel {
+        what: "list",
+        name: "eBPF programs".to_owned(),
+        source: Box::new(source),
+    }
 }
 
 /// Asks what is loaded until nothing of `ours` is, or `pause` says that this was long enough; gives what is

@@ -165,7 +165,7 @@ fn values_that_can_not_work_are_refused_by_name() {
         "verifier.max_backoff=9223372036854775807",
         "seal.keep_files=1",
         "seal.drain_timeout=0",
-        "seal.drain_timeout=601",
+        "seal.drain_timeout=21",
         "cgroup.hierarchy=v1:",
         "anchor.to=",
         "anchor.to=pcr10,pcr10",

@@ -15,8 +15,9 @@ const BUDGET: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 /// Seconds that an interval or a timeout may have, a week at most: the clock must be able to hold the sum.
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=604_800;
 
-/// Seconds that a seal waits for records of which none comes.
-const DRAIN: std::ops::RangeInclusive<u64> = 1..=600;
+/// Seconds that a seal waits for records of which none comes. A round can wait twelve times as long, and its
+/// nonce lives for 300 seconds.
+const DRAIN: std::ops::RangeInclusive<u64> = 1..=20;
 
 /// Seconds that a lapse may have: long enough to be restarted in, and never for ever.
 const LAPSE: std::ops::RangeInclusive<u64> = 10..=86_400;

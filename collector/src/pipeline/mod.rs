@@ -28,7 +28,7 @@ use cgpath_evidence::merkle::{self, Hash};
 use cgpath_evidence::partition::Partitions;
 use cgpath_evidence::td::{self, ListChain};
 use cgpath_evidence::{Digest, EventKind, FileHash, Guard, InFlight, PartitionKey, Record};
-use phase::{Phase, Then, Wait};
+use phase::{Phase, Target, Then, Wait};
 use processes::{Exe, TaskKey};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -254,7 +254,6 @@ impl Pipeline {
                     self.phase = Phase::Looking {
                         id,
                         marks: Vec::new(),
-                        target: None,
                         wait: Wait::new(self.setup.drain_timeout, now),
                     };
                     out.extend([Action::PollList, Action::ReadMarks, Action::ReadCounters]);
@@ -521,7 +520,6 @@ impl Pipeline {
             Phase::Polling(purpose) => {
                 self.phase = Phase::Draining {
                     purpose,
-                    target: None,
                     wait: Wait::new(self.setup.drain_timeout, now),
                 };
                 out.push(Action::ReadCounters);
@@ -576,9 +574,11 @@ impl Pipeline {
             read: before.read.max(counters.read),
             attached: counters.attached,
         };
-        let seq = self.counters.seq;
-        if let Phase::Draining { target, .. } | Phase::Looking { target, .. } = &mut self.phase {
-            target.get_or_insert(seq);
+        if let Phase::Draining { wait, .. } | Phase::Looking { wait, .. } = &mut self.phase {
+            wait.aim(Target {
+                seq: self.counters.seq,
+                lost: self.counters.reserve,
+            });
         }
     }
 
@@ -605,31 +605,28 @@ impl Pipeline {
         }
     }
 
-    /// Whether the kernel side says that it lost the `missing` ones: they are not worth waiting for.
-    fn is_explained(&self, missing: u64) -> bool {
-        missing <= self.counters.reserve.saturating_sub(self.order.lost())
+    /// Whether the kernel side says that it lost the `missing` ones up to the target: they are not worth
+    /// waiting for.
+    fn is_explained(&self, missing: u64, target: Target) -> bool {
+        missing <= target.lost.saturating_sub(self.order.lost())
     }
 
     /// Shows what stands behind the seal once all records have come that there were when the marks were read.
     fn look(&mut self, count_missing: bool, now: Duration, out: &mut Vec<Action>) {
-        let Phase::Looking {
-            id,
-            target: Some(target),
-            wait,
-            ..
-        } = &mut self.phase
-        else {
+        let Phase::Looking { id, wait, .. } = &mut self.phase else {
             return;
         };
-        let (id, target) = (*id, *target);
-        if self.order.through() < target {
+        let (id, Some(target)) = (*id, wait.target()) else {
+            return;
+        };
+        if self.order.through() < target.seq {
             if !count_missing {
                 return;
             }
-            let missing = self.order.missing(target);
+            let missing = self.order.missing(target.seq);
             let is_over = wait.is_over(missing, now);
-            if self.is_explained(missing) {
-                out.push(Action::GiveUp { through: target });
+            if self.is_explained(missing, target) {
+                out.push(Action::GiveUp { through: target.seq });
                 return;
             }
             // Late for another reason: it is not lost yet, and the next seal waits for it, too.
@@ -679,14 +676,10 @@ impl Pipeline {
                 None => {}
             }
         }
-        if let Phase::Draining {
-            target: Some(target),
-            wait,
-            ..
-        } = &mut self.phase
+        if let Phase::Draining { wait, .. } = &mut self.phase
+            && let Some(target) = wait.target()
         {
-            let target = *target;
-            if self.order.through() >= target {
+            if self.order.through() >= target.seq {
                 if self.naming == 0
                     && let Phase::Draining { purpose, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
                 {
@@ -699,10 +692,10 @@ impl Pipeline {
                     }
                 }
             } else if count_missing {
-                let missing = self.order.missing(target);
+                let missing = self.order.missing(target.seq);
                 let is_over = wait.is_over(missing, now);
-                if is_over || self.is_explained(missing) {
-                    out.push(Action::GiveUp { through: target });
+                if is_over || self.is_explained(missing, target) {
+                    out.push(Action::GiveUp { through: target.seq });
                 }
             }
         }

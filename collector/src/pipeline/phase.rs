@@ -17,7 +17,6 @@ pub(super) enum Phase {
     /// Records up to the counters' number are waited for.
     Draining {
         purpose: Purpose,
-        target: Option<u64>,
         wait: Wait,
     },
     /// The list is being read to its end again: every entry that a drained record names is in it by then, and
@@ -42,7 +41,6 @@ pub(super) enum Phase {
     Looking {
         id: u64,
         marks: Vec<OpenMark>,
-        target: Option<u64>,
         wait: Wait,
     },
 }
@@ -59,37 +57,68 @@ pub(super) enum Then {
 }
 
 /// No wait lasts longer than so many times [`Setup::drain_timeout`](super::Setup::drain_timeout): who holds
-/// numbers back one by one does not keep a checkpoint from being sealed.
-pub(super) const LONGEST_WAIT: u32 = 30;
+/// numbers back one by one does not keep a checkpoint from being sealed. A round waits twice, before its seal
+/// and behind its quote, and its nonce must live longer than both.
+pub(super) const LONGEST_WAIT: u32 = 6;
 
 /// A wait for records that are on their way: it is over when none of them has come for a while.
 ///
-/// Time alone says nothing: on a busy node the ring is read late, and what stands in it is not lost.
+/// Time alone says nothing: on a busy node the ring is read late, and what stands in it is not lost. So time
+/// counts only as far as the ring was looked at: a full disk and a machine that sleeps stop it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wait {
     timeout: Duration,
-    ends: Duration,
+    target: Option<Target>,
     /// How many were missing when one came last.
     missing: u64,
-    gives_up: Duration,
+    /// Since one came last.
+    idle: Duration,
+    /// In all.
+    waited: Duration,
+    last: Duration,
+}
+
+/// What is waited for: as the counters stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The last number that was given.
+    pub seq: u64,
+    /// How many numbers the kernel had lost by then. What it loses later explains none that is missing.
+    pub lost: u64,
 }
 
 impl Wait {
     pub(super) fn new(timeout: Duration, now: Duration) -> Wait {
         Wait {
             timeout,
-            ends: now + timeout * LONGEST_WAIT,
+            target: None,
             missing: u64::MAX,
-            gives_up: now + timeout,
+            idle: Duration::ZERO,
+            waited: Duration::ZERO,
+            last: now,
         }
+    }
+
+    pub(super) fn target(&self) -> Option<Target> {
+        self.target
+    }
+
+    /// Waits for what there is now; what comes later is not waited for.
+    pub(super) fn aim(&mut self, target: Target) {
+        self.target.get_or_insert(target);
     }
 
     /// Whether it is over at `now`, with so many still missing.
     pub(super) fn is_over(&mut self, missing: u64, now: Duration) -> bool {
+        let step = now.saturating_sub(self.last).min(self.timeout / 5);
+        self.last = now;
+        self.waited += step;
         if missing < self.missing {
             self.missing = missing;
-            self.gives_up = (now + self.timeout).min(self.ends);
+            self.idle = Duration::ZERO;
+        } else {
+            self.idle += step;
         }
-        now >= self.gives_up
+        self.idle >= self.timeout || self.waited >= self.timeout * LONGEST_WAIT
     }
 }

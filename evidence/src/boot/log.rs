@@ -101,6 +101,12 @@ fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
         // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
         // from 1. A log of TPM 1.2 begins with any event, of any length.
         if pcr > 1 || !is_nothing || is_other {
+            if set == RegisterSet::Rtmr {
+                return malformed(
+                    offset,
+                    "the log does not begin with a Spec ID event of version 03",
+                );
+            }
             return malformed(
                 offset,
                 "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM \

@@ -31,10 +31,9 @@ impl OfStore {
     /// The store and the node, where a node is named.
     pub fn named(&self) -> Option<(PathBuf, &str)> {
         let node = self.node.as_deref()?;
-        let given = self.store.clone().map(PathBuf::into_os_string);
-        let given = given.or_else(|| std::env::var_os("CGPATH_STORE"));
-        let given = given.filter(|dir| !dir.is_empty());
-        Some((given.map_or_else(|| PathBuf::from(STORE), PathBuf::from), node))
+        let variable = || std::env::var_os("CGPATH_STORE").filter(|dir| !dir.is_empty());
+        let given = self.store.clone().or_else(|| variable().map(PathBuf::from));
+        Some((given.unwrap_or_else(|| PathBuf::from(STORE)), node))
     }
 }
 
@@ -42,7 +41,7 @@ impl OfStore {
 #[derive(Args, Debug)]
 pub struct Source {
     /// The evidence, as CBOR or as our JSON; `-` reads standard input
-    #[arg(conflicts_with_all = ["store", "node"])]
+    #[arg(conflicts_with_all = ["store", "node", "verdict"])]
     evidence: Option<PathBuf>,
     #[command(flatten)]
     of: OfStore,

@@ -489,10 +489,7 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         out.object(&all)?;
         return Ok(Status::Clean);
     }
-    // One more, to see whether there is one.
-    let mut lines = store.reappraisal_lines(name, LINES as usize + 1)?;
-    let has_more = lines.len() > LINES as usize;
-    lines.truncate(LINES as usize);
+    let (lines, has_more) = store.reappraisal_lines(name, LINES as usize)?;
     if lines.is_empty() {
         out.line("nothing was re-appraised")?;
     }

@@ -42,12 +42,12 @@ pub struct Verify {
     /// A full verifier whose signed result is believed: its P-256 public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "tenant")]
     verifiers: Vec<PathBuf>,
-    /// The node's policy, or with --tenant the pod's; with --store the one that is enrolled, unless another
+    /// The node's policy, or with --tenant the pod's; with --node the one that is enrolled, unless another
     /// is named
     #[arg(long, value_name = "FILE", required_unless_present = "node")]
     policy: Option<PathBuf>,
     /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint; with
-    /// --store the one that is enrolled
+    /// --node the one that is enrolled
     #[arg(
         long,
         value_name = "FILE|FINGERPRINT",
@@ -67,7 +67,7 @@ pub struct Verify {
     /// Accepts whatever key signed, but one that --state remembers stays pinned
     #[arg(long)]
     dangerous_tofu: bool,
-    /// The nonce that the evidence was asked for with; with --store the one that the service gave
+    /// The nonce that the evidence was asked for with; with --node the one that the service gave
     #[arg(
         long,
         value_name = "HEX",

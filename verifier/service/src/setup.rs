@@ -9,7 +9,7 @@
 //! ```
 //! Directories are 0700 and files 0600. Nothing is overwritten. Not here: TLS itself (see `listener`).
 
-use crate::store::{Store, StoreError, lock_file, private_file, private_folder, sync_dir};
+use crate::store::{Store, StoreError, lock_file, private_file, sync_dir};
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::DecodePrivateKey;
 use rcgen::{
@@ -19,6 +19,7 @@ use rcgen::{
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -53,7 +54,7 @@ pub enum SetupError {
     /// Something is there already.
     #[error("{0} is there already and is not overwritten")]
     Exists(PathBuf),
-    /// A whole store is there already.
+    /// A store is there already.
     #[error("{0} holds a store already, which is left as it is")]
     Complete(PathBuf),
     /// A file could not be read or written.
@@ -184,11 +185,11 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     for name in names {
         san(name)?;
     }
-    match private_folder(dir) {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut entries = fs::read_dir(dir).map_err(SetupError::io(dir))?;
             if let Some(entry) = entries.next() {
-                if is_complete(dir) {
+                if Store::is_in(dir) {
                     return Err(SetupError::Complete(dir.to_owned()));
                 }
                 return Err(SetupError::Exists(entry.map_err(SetupError::io(dir))?.path()));
@@ -218,21 +219,6 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     store.set_meta("server-not-after", &not_after.to_string())?;
     sync_dir(dir)?;
     Ok(())
-}
-
-/// Whether `dir` holds what [`init`] makes, to the last thing that it writes.
-fn is_complete(dir: &Path) -> bool {
-    let files = [
-        CA,
-        CA_KEY,
-        SERVER,
-        SERVER_KEY,
-        VERDICT_KEY,
-        VERDICT_PUBLIC,
-        NONCE_KEY,
-    ];
-    let has_files = files.into_iter().all(|name| dir.join(name).is_file());
-    has_files && Store::open(dir).is_ok_and(|store| not_after(&store).is_ok_and(|seconds| seconds.is_some()))
 }
 
 /// Makes the server's certificate anew if it will soon run out; says whether it did.

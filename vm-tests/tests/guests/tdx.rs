@@ -16,7 +16,6 @@ use cgpath_evidence::{Entry, Evidence, SealedCheckpoint};
 use cgpath_testkit::td::Outside;
 use p256::ecdsa::{Signature, SigningKey, signature::Verifier as _};
 use platform::outside;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vm_tests::demo::DemoOptions;
@@ -182,12 +181,12 @@ fn holds(domain: &Domain, evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
     Ok(files.len())
 }
 
-/// The kernel's own rules of a register and of a report: one whole digest extends, 64 bytes are asked with.
+/// The kernel's own rules of a register and of a report: less than a digest extends nothing, 64 bytes are asked
+/// with. Of more than a digest it takes the first 48 bytes: `sysfs_kf_bin_write`, fs/sysfs/file.c.
 fn what_the_kernel_refuses(vm: &Vm) {
     assert_eq!(register(vm), [0; 48]);
     for (len, file, why) in [
         (47, format!("{REGISTERS}/rtmr3:sha384"), "Invalid argument"),
-        (49, format!("{REGISTERS}/rtmr3:sha384"), "File too large"),
         (65, format!("{REPORTS}/tried/inblob"), "File too large"),
     ] {
         let script = format!("mkdir -p {REPORTS}/tried; head -c {len} /dev/zero > {file}");
@@ -242,7 +241,6 @@ fn kills(vm: &Vm, domain: &Domain) {
         .unwrap();
     };
     let mut process = collector(vm);
-    let mut instants = BTreeSet::new();
     for n in 0..kills {
         let instant = n % INSTANTS;
         let (slow, fails) = [
@@ -272,14 +270,12 @@ fn kills(vm: &Vm, domain: &Domain) {
             _ => until(&process, || begin.elapsed() > Duration::from_millis(7 * n as u64)),
         }
         process.signal(SIGKILL).unwrap();
-        instants.insert(instant);
         set("0", "N");
         asked.ended().expect("the request ends with the collector");
         process = collector(vm);
         let nonce = [0x80 | u8::try_from(n).unwrap(); 32];
         holds(domain, &evidence(vm, &nonce).unwrap(), &nonce).unwrap();
     }
-    assert_eq!(instants.len(), INSTANTS);
     kill(&process);
 }
 

@@ -156,7 +156,13 @@ impl Suggest {
         let contents = contents_of(&verdict);
         for finding in verdict.failures() {
             if finding.severity == Severity::Fail && !is_of(finding, &contents) {
-                not_suggested.push(format!("{}: {}", finding.rule, escape(finding.text.as_bytes())));
+                let path = finding.path.as_deref().map(|path| format!(": {}", escape(path)));
+                not_suggested.push(format!(
+                    "{}: {}{}",
+                    finding.rule,
+                    escape(finding.text.as_bytes()),
+                    path.unwrap_or_default()
+                ));
             }
         }
         let folder = self.policy.parent().unwrap_or(Path::new(""));

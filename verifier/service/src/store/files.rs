@@ -2,10 +2,11 @@
 //! synced.
 
 use super::{Store, StoreError};
+use nix::libc;
 use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// The folder of evidence files in the store's directory.
@@ -76,7 +77,11 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 /// Those of the file system.
 pub fn lock_file(path: &Path) -> io::Result<fs::File> {
     match private_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::File::open(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = fs::File::open(path)?;
+            give(&file, path)?;
+            Ok(file)
+        }
         other => other,
     }
 }
@@ -93,29 +98,35 @@ pub fn private_file(path: &Path) -> io::Result<fs::File> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    if let Some((uid, gid)) = other_owner(path, &file.metadata()?)? {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
+    give(&file, path)?;
     Ok(file)
 }
 
-/// A new folder of mode 0700; an error where there is one. Its owner is that of [`private_file`].
+/// A folder of mode 0700; one that is there is good. Its owner is that of [`private_file`].
 ///
 /// # Errors
-/// Those of the file system.
-pub fn private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    if let Some((uid, gid)) = other_owner(path, &fs::symlink_metadata(path)?)? {
-        lchown(path, Some(uid), Some(gid))?;
+/// Those of the file system; something else of this name.
+pub(super) fn private_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
-    Ok(())
+    // Not by its path again: who owns the folder around it could have put something else there.
+    let folder = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)?;
+    give(&folder, path)
 }
 
-/// User and group of the folder that `path` is in, where root has just made it and they are another's.
-fn other_owner(path: &Path, made: &fs::Metadata) -> io::Result<Option<(u32, u32)>> {
+/// Gives what root made, now or before, to the owner of the folder that it is in.
+fn give(made: &fs::File, path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let folder = fs::metadata(parent.unwrap_or(Path::new(".")))?;
-    Ok((made.uid() == 0 && folder.uid() != 0).then(|| (folder.uid(), folder.gid())))
+    if made.metadata()?.uid() == 0 && folder.uid() != 0 {
+        fchown(made, Some(folder.uid()), Some(folder.gid()))?;
+    }
+    Ok(())
 }
 
 /// Makes new names in `dir` survive a power cut.

@@ -24,7 +24,7 @@ mod waivers;
 
 pub use changes::KEEP_CHANGES;
 pub use deltas::parts_of;
-pub use files::{KeptEvidence, lock_file, private_file, private_folder, sync_dir};
+pub use files::{KeptEvidence, lock_file, private_file, sync_dir};
 pub use nodes::{Node, Round, valid_name};
 pub use policies::kept_references;
 pub use refusals::Refusal;
@@ -129,7 +129,7 @@ impl Store {
             },
         })?;
         let folder = dir.join(EVIDENCE);
-        private_folder(&folder).map_err(|error| StoreError::Io { path: folder, error })?;
+        files::private_folder(&folder).map_err(|error| StoreError::Io { path: folder, error })?;
         let connection = connect(&path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         schema::create(&connection)?;
@@ -167,6 +167,24 @@ impl Store {
             dir: dir.to_owned(),
             connection: Mutex::new(connection),
         })
+    }
+
+    /// Whether `dir` holds a store that was made to its end, or one that cannot be looked into: of a later
+    /// version, in use, damaged. Changes nothing, no version either.
+    pub fn is_in(dir: &Path) -> bool {
+        use rusqlite::OpenFlags;
+        let path = dir.join(DATABASE);
+        if !path.is_file() {
+            return false;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let made = Connection::open_with_flags(&path, flags).and_then(|connection| {
+            connection.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0))
+        });
+        match made {
+            Ok(values) => values > 0,
+            Err(error) => !error.to_string().contains("no such table"),
+        }
     }
 
     /// The directory.
@@ -318,7 +336,8 @@ mod tests {
         change(&many, "second", 201);
         change(&again([true, true, true]), "third", 202);
 
-        let lines = store.reappraisal_lines("n1", 1000).unwrap();
+        let (lines, has_more) = store.reappraisal_lines("n1", 1000).unwrap();
+        assert!(!has_more);
         let seen: Vec<_> = lines
             .iter()
             .map(|line| {
@@ -339,9 +358,10 @@ mod tests {
         ];
         assert_eq!(seen, wanted);
         for limit in 0..4 {
-            assert_eq!(store.reappraisal_lines("n1", limit).unwrap(), lines[..limit]);
+            let (first, has_more) = store.reappraisal_lines("n1", limit).unwrap();
+            assert_eq!((&first[..], has_more), (&lines[..limit], limit < lines.len()));
         }
-        assert!(store.reappraisal_lines("n2", 9).unwrap().is_empty());
+        assert_eq!(store.reappraisal_lines("n2", 9).unwrap(), (vec![], false));
     }
 
     #[test]
@@ -369,7 +389,7 @@ mod tests {
         change(&both("untrusted"), "first");
         change(&both("trusted"), "accepted");
         change(&both("trusted"), "again");
-        let lines = store.reappraisal_lines("n1", 9).unwrap();
+        let (lines, _) = store.reappraisal_lines("n1", 9).unwrap();
         let [again, accepted, ..] = &lines[..] else {
             panic!("{lines:?}");
         };
@@ -478,6 +498,16 @@ mod tests {
             }
         }
         assert!(seen >= 8, "{seen}");
+        // What an earlier version made as root, too, once it is written to again.
+        let policies = dir.path().join("policies");
+        for path in [policies.join("references"), policies] {
+            chown(&path, Some(0), Some(0)).unwrap();
+        }
+        let store = Store::open(dir.path()).unwrap();
+        let kept = store.keep_policy(&digest, b"policy", &references).unwrap();
+        for path in kept.ancestors().take_while(|path| *path != dir.path()) {
+            assert_eq!(fs::metadata(path).unwrap().uid(), 4711, "{}", path.display());
+        }
     }
 
     #[test]

@@ -32,14 +32,6 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |error| StoreError::Io { path, error }
 }
 
-/// Makes a folder that only its owner reads; one that is there is good.
-fn folder(path: &Path) -> Result<(), StoreError> {
-    match private_folder(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(path)(error)),
-        _ => Ok(()),
-    }
-}
-
 /// Where the reference files of the policy in `folder` are, by what it calls them; `None`: the folder is no
 /// kept policy's.
 ///
@@ -74,7 +66,7 @@ impl Store {
             policies.join(REFERENCES),
         );
         for path in [&policies, &shared, &own] {
-            folder(path)?;
+            private_folder(path).map_err(at(path))?;
         }
         let mut names = BTreeMap::new();
         for (name, bytes) in references {

@@ -160,6 +160,9 @@ fn changed_pods(old: &str, new: &str) -> Result<Vec<PodChange>, serde_json::Erro
     Ok(pods.into_values().filter(|pod| pod.old != pod.new).collect())
 }
 
+/// Notes of a node that are read for people at most: each takes both verdicts.
+pub const NOTES: usize = 10_000;
+
 impl ReappraisalLine {
     /// Whether an older note belongs into this line.
     fn takes(&self, older: &ReappraisalLine) -> bool {
@@ -382,50 +385,62 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The same as lines for people, at most `limit` of them. The notes of one line are not held, and of what
-    /// verdicts said two at a time.
+    /// The same as lines for people, at most `limit` of them, of the newest [`NOTES`] notes; and whether there
+    /// is more. The notes of one line are not held, and of what verdicts said two at a time.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn reappraisal_lines(&self, node: &str, limit: usize) -> Result<Vec<ReappraisalLine>, StoreError> {
+    pub fn reappraisal_lines(
+        &self,
+        node: &str,
+        limit: usize,
+    ) -> Result<(Vec<ReappraisalLine>, bool), StoreError> {
         let connection = self.connection();
+        // The numbers first: whole verdicts have no place in what is sorted.
+        let mut numbers = connection.prepare_cached(
+            "SELECT r.id FROM rejudged r JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1
+             ORDER BY r.id DESC LIMIT ?2",
+        )?;
+        let numbers = numbers.query_map(params![node, (NOTES + 1) as i64], |row| row.get(0))?;
+        let numbers: Vec<i64> = numbers.collect::<Result<_, _>>()?;
         let mut statement = connection.prepare_cached(
             "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict,
              coalesce((SELECT n.old_verdict FROM rejudged n WHERE n.verdict_id = r.verdict_id AND n.id > r.id
-             ORDER BY n.id LIMIT 1), v.verdict) FROM rejudged r
-             JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC",
+             ORDER BY n.id LIMIT 1), v.verdict) FROM rejudged r JOIN verdicts v ON v.id = verdict_id
+             WHERE r.id = ?1",
         )?;
-        let mut rows = statement.query([node])?;
         let mut lines: Vec<ReappraisalLine> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let verdict = row.get(0)?;
-            let (old, new): (String, String) = (row.get(7)?, row.get(8)?);
-            let pods = changed_pods(&old, &new).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
+        for id in numbers.iter().take(NOTES) {
+            let line = statement.query_row([id], |row| {
+                let verdict = row.get(0)?;
+                let (old, new): (String, String) = (row.get(7)?, row.get(8)?);
+                let pods = changed_pods(&old, &new).map_err(|error| {
+                    rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
+                })?;
+                Ok(ReappraisalLine {
+                    pods,
+                    newest: verdict,
+                    oldest: verdict,
+                    verdicts: 1,
+                    time: unsigned(row.get(1)?),
+                    reason: row.get(2)?,
+                    old_policy: row.get(3)?,
+                    old_trusted: row.get(4)?,
+                    new_policy: row.get(5)?,
+                    new_trusted: row.get(6)?,
+                })
             })?;
-            let line = ReappraisalLine {
-                pods,
-                newest: verdict,
-                oldest: verdict,
-                verdicts: 1,
-                time: unsigned(row.get(1)?),
-                reason: row.get(2)?,
-                old_policy: row.get(3)?,
-                old_trusted: row.get(4)?,
-                new_policy: row.get(5)?,
-                new_trusted: row.get(6)?,
-            };
             if let Some(last) = lines.last_mut().filter(|last| last.takes(&line)) {
-                last.oldest = verdict;
+                last.oldest = line.oldest;
                 last.verdicts += 1;
                 continue;
             }
             if lines.len() >= limit {
-                break;
+                return Ok((lines, true));
             }
             lines.push(line);
         }
-        Ok(lines)
+        Ok((lines, numbers.len() > NOTES))
     }
 
     /// What the verdicts of a node from `oldest` on said when their evidence came, by their id, of those that
