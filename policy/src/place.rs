@@ -8,66 +8,55 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
     Visitor,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-/// One step from a value to one in it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Step {
-    /// The item of a list, or the value of a mapping, by its number.
-    Nth(usize),
-    /// The key of a mapping, by its number.
-    KeyNth(usize),
-    /// The value of this key.
-    Of(&'static str),
-}
-
-/// The first error of a file that is read through [`Tracked`].
+/// The first error of a file that is read through [`Track`].
 #[derive(Debug)]
 pub(crate) struct Lost {
-    /// The value that was read when it came.
-    pub(crate) path: Vec<Step>,
+    /// The value or key that was read when it came: its number, in the order in which they are read.
+    nth: usize,
     /// Whether the parser said it, which knows the place; else the value's reader did, after it had the
     /// value.
     pub(crate) by_parser: bool,
     /// What is wrong.
-    pub(crate) why: String,
+    why: String,
 }
 
-/// What is being read, and the first error.
+/// Counts the values and keys that are read, so that an error can be said again at its own. (Why it is not
+/// `serde_path_to_error` that finds them: docs/decisions/packages.md.)
 #[derive(Default)]
 pub(crate) struct Track {
-    path: RefCell<Vec<Step>>,
+    read: Cell<usize>,
+    by_parser: Cell<bool>,
     first: RefCell<Option<Lost>>,
+    again: Option<Lost>,
 }
 
 impl Track {
+    /// Says this error again when the same file is read as the same type: the parser gives it the place.
+    pub(crate) fn again(lost: Lost) -> Track {
+        Track {
+            again: Some(lost),
+            ..Track::default()
+        }
+    }
+
     /// Reads through this.
     pub(crate) fn of<X>(&self, inner: X) -> Tracked<'_, X> {
         Tracked { inner, track: self }
     }
 
-    /// The first error, where one was seen.
+    /// The first error in a value of the file, where one was seen.
     pub(crate) fn first(self) -> Option<Lost> {
         self.first.into_inner()
     }
 
-    fn saw(&self, error: &impl Error, by_parser: bool) {
-        let mut first = self.first.borrow_mut();
-        if first.is_none() {
-            *first = Some(Lost {
-                path: self.path.borrow().clone(),
-                by_parser,
-                why: error.to_string(),
-            });
-        }
-    }
-
-    /// Reads what is one step below.
-    fn below<T, E: Error>(&self, step: Step, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        self.path.borrow_mut().push(step);
-        let read = read().inspect_err(|error| self.saw(error, false));
-        self.path.borrow_mut().pop();
-        read
+    fn saw(&self, nth: usize, error: &impl Error) {
+        self.first.borrow_mut().get_or_insert_with(|| Lost {
+            nth,
+            by_parser: self.by_parser.get(),
+            why: error.to_string(),
+        });
     }
 }
 
@@ -82,7 +71,7 @@ macro_rules! deserialize {
         $(fn $method<V: Visitor<'de>>(self, $($arg: $type,)* visitor: V) -> Result<V::Value, X::Error> {
             let Tracked { inner, track } = self;
             let read = inner.$method($($arg,)* track.of(visitor));
-            read.inspect_err(|error| track.saw(error, true))
+            read.inspect_err(|_| track.by_parser.set(true))
         })*
     };
 }
@@ -149,92 +138,60 @@ impl<'de, X: Visitor<'de>> Visitor<'de> for Tracked<'_, X> {
         self.inner.visit_newtype_struct(self.track.of(d))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        let Tracked { inner, track } = self;
-        inner.visit_seq(Items {
-            access: seq,
-            number: 0,
-            track,
-        })
+        self.inner.visit_seq(self.track.of(seq))
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        let Tracked { inner, track } = self;
-        inner.visit_map(Items {
-            access: map,
-            number: 0,
-            track,
-        })
+        self.inner.visit_map(self.track.of(map))
     }
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Self::Value, A::Error> {
         self.inner.visit_enum(self.track.of(data))
     }
 }
 
-/// The items of a list or a mapping; `number` is the one that comes next, of a mapping whose key was read
-/// that entry.
-struct Items<'t, A> {
-    access: A,
-    number: usize,
-    track: &'t Track,
-}
-
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
-    type Error = A::Error;
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
-        let seed = Below {
-            inner: seed,
-            step: Step::Nth(self.number),
-            track: self.track,
-        };
-        self.number += 1;
-        self.access.next_element_seed(seed)
+impl<'de, X: SeqAccess<'de>> SeqAccess<'de> for Tracked<'_, X> {
+    type Error = X::Error;
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, X::Error> {
+        self.inner.next_element_seed(self.track.of(seed))
     }
     fn size_hint(&self) -> Option<usize> {
-        self.access.size_hint()
+        self.inner.size_hint()
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Items<'_, A> {
-    type Error = A::Error;
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        self.access.next_key_seed(Below {
-            inner: seed,
-            step: Step::KeyNth(self.number),
-            track: self.track,
-        })
+impl<'de, X: MapAccess<'de>> MapAccess<'de> for Tracked<'_, X> {
+    type Error = X::Error;
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, X::Error> {
+        self.inner.next_key_seed(self.track.of(seed))
     }
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        let seed = Below {
-            inner: seed,
-            step: Step::Nth(self.number),
-            track: self.track,
-        };
-        self.number += 1;
-        self.access.next_value_seed(seed)
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, X::Error> {
+        self.inner.next_value_seed(self.track.of(seed))
     }
     fn size_hint(&self) -> Option<usize> {
-        self.access.size_hint()
-    }
-}
-
-/// What reads the value one step below.
-struct Below<'t, S> {
-    inner: S,
-    step: Step,
-    track: &'t Track,
-}
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Below<'_, S> {
-    type Value = S::Value;
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<S::Value, D::Error> {
-        let Below { inner, step, track } = self;
-        track.below(step, || inner.deserialize(track.of(d)))
+        self.inner.size_hint()
     }
 }
 
 impl<'de, X: DeserializeSeed<'de>> DeserializeSeed<'de> for Tracked<'_, X> {
     type Value = X::Value;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<X::Value, D::Error> {
-        self.inner.deserialize(self.track.of(d))
+        let Tracked { inner, track } = self;
+        let nth = track.read.get();
+        track.read.set(nth + 1);
+        match &track.again {
+            Some(lost) if lost.nth == nth => {
+                // To a value at which the parser itself lost the place it does not get this time, either:
+                // the error is said at what is around it.
+                if !lost.by_parser {
+                    let (path, why) = (&[][..], &lost.why[..]);
+                    At { path, why }.deserialize(d)?;
+                }
+                Err(Error::custom(&lost.why))
+            }
+            _ => {
+                let read = inner.deserialize(track.of(d));
+                read.inspect_err(|error| track.saw(nth, error))
+            }
+        }
     }
 }
 
@@ -269,6 +226,15 @@ impl<'de, X: VariantAccess<'de>> VariantAccess<'de> for Tracked<'_, X> {
     ) -> Result<V::Value, X::Error> {
         self.inner.struct_variant(fields, self.track.of(visitor))
     }
+}
+
+/// One step from a value to one in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// The item of a list, by its number.
+    Nth(usize),
+    /// The value of this key, in a mapping whose keys are texts.
+    Of(&'static str),
 }
 
 /// Says an error at the value to which a path leads, or at the last value on the way that is there: the
@@ -322,62 +288,16 @@ impl<'de> Visitor<'de> for At<'_> {
         Err(Error::custom(self.why))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let [step, path @ ..] = self.path else {
-            return Err(Error::custom(self.why));
-        };
-        let rest = At { path, ..self };
-        let mut number = 0;
-        loop {
-            if *step == Step::KeyNth(number) {
-                map.next_key_seed(rest)?;
-                break;
+        if let [Step::Of(name), path @ ..] = self.path {
+            while let Some(key) = map.next_key::<String>()? {
+                if key == *name {
+                    map.next_value_seed(At { path, ..self })?;
+                } else {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
-            let is_it = match step {
-                Step::Of(name) => match map.next_key::<Name>()? {
-                    Some(Name(key)) => key.as_deref() == Some(*name),
-                    None => break,
-                },
-                _ if map.next_key::<IgnoredAny>()?.is_none() => break,
-                _ => *step == Step::Nth(number),
-            };
-            if is_it {
-                map.next_value_seed(rest)?;
-                break;
-            }
-            map.next_value::<IgnoredAny>()?;
-            number += 1;
         }
         Err(Error::custom(self.why))
-    }
-}
-
-/// A key, where it is a text.
-struct Name(Option<String>);
-
-impl<'de> serde::Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Name, D::Error> {
-        d.deserialize_any(NameVisitor)
-    }
-}
-
-struct NameVisitor;
-
-macro_rules! no_name {
-    ($($visit:ident: $type:ty),*) => {
-        $(fn $visit<E: Error>(self, _: $type) -> Result<Name, E> {
-            Ok(Name(None))
-        })*
-    };
-}
-
-impl Visitor<'_> for NameVisitor {
-    type Value = Name;
-    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("a key")
-    }
-    no_name!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64);
-    fn visit_str<E: Error>(self, text: &str) -> Result<Name, E> {
-        Ok(Name(Some(text.to_owned())))
     }
 }
 

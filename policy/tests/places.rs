@@ -319,6 +319,21 @@ fn what_is_no_text_or_more_than_one_document_is_refused_with_its_line() {
 }
 
 #[test]
+fn aliases_that_make_too_much_of_a_file_are_refused_at_the_list_that_has_them() {
+    let aliases = vec!["*digest"; 600].join(", ");
+    let events = "  - *event\n".repeat(600);
+    let whole = node("version", "version");
+    let text = format!(
+        "{whole}boot:\n  registers: {{0: [&digest {D256}]}}\n  events:\n  - &event\n    pcr: 1\n    \
+         type: EV_S_CRTM_VERSION\n    name: x\n    digests: [{aliases}] # here\n{events}"
+    );
+    let (line, why) = said(NodePolicy::from_yaml("n.yaml", text.as_bytes()).unwrap_err());
+    assert_eq!(line, whole.lines().count() + 8, "{why}");
+    let is_named = why.starts_with("boot.events[") && why.ends_with("].digests: repetition limit exceeded");
+    assert!(is_named, "{why}");
+}
+
+#[test]
 fn what_is_wrong_with_a_reference_file_as_a_whole_has_a_line() {
     let file = format!(
         "{{\n\"version\":1,\n\"source\":{{\"kind\":\"log\",\"name\":\"x\"}},\n\"learned\":true,\n\

@@ -414,10 +414,14 @@ fn parse<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
         let at = At { path: &[], why }.deserialize(second);
         return Err(refused(file, yaml, &at.err().unwrap_or(error)));
     }
-    Err(match track.first() {
-        Some(first) if is_lost || !first.by_parser => refused_at(file, yaml, &first.path, &first.why),
-        _ => refused(file, yaml, &error),
-    })
+    let again = match track.first() {
+        Some(first) if is_lost || !first.by_parser => {
+            let track = Track::again(first);
+            T::deserialize(track.of(serde_norway::Deserializer::from_slice(yaml))).err()
+        }
+        _ => None,
+    };
+    Err(refused(file, yaml, &again.unwrap_or(error)))
 }
 
 /// What is wrong with the value to which the path leads, at its place.
