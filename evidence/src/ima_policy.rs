@@ -347,8 +347,8 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
     missing
 }
 
-/// An exclusion before `rule` that takes out of it files of one of these file systems, by magic number; and what is
-/// to be added then.
+/// An exclusion before `rule` that takes out of it files of one of these file systems, by magic number; and
+/// what is to be added then.
 fn excluded_before<'a>(
     rules: impl Iterator<Item = &'a Rule>,
     rule: &Rule,

@@ -176,6 +176,9 @@ fn server_certificate(
     ))
 }
 
+/// The last value that is written when a store is made: until when its certificate is good, in unix seconds.
+const NOT_AFTER: &str = "server-not-after";
+
 /// Makes the directory's content. `dir` is made if it is not there; if it is, it must be empty.
 ///
 /// # Errors
@@ -189,7 +192,7 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let mut entries = fs::read_dir(dir).map_err(SetupError::io(dir))?;
             if let Some(entry) = entries.next() {
-                if Store::is_in(dir) {
+                if Store::is_in(dir, NOT_AFTER) {
                     return Err(SetupError::Complete(dir.to_owned()));
                 }
                 return Err(SetupError::Exists(entry.map_err(SetupError::io(dir))?.path()));
@@ -216,7 +219,7 @@ pub fn init(dir: &Path, names: &[String], now: OffsetDateTime) -> Result<(), Set
     write(NONCE_KEY, format!("{}\n", hex::encode(nonce_key)).as_bytes())?;
     let store = Store::create(dir)?;
     store.set_meta("server-names", &names.join("\n"))?;
-    store.set_meta("server-not-after", &not_after.to_string())?;
+    store.set_meta(NOT_AFTER, &not_after.to_string())?;
     sync_dir(dir)?;
     Ok(())
 }
@@ -260,7 +263,7 @@ pub fn add_names(store: &Store, added: &[String], now: OffsetDateTime) -> Result
 /// # Errors
 /// Those of the store.
 pub fn not_after(store: &Store) -> Result<Option<i64>, StoreError> {
-    Ok(store.meta("server-not-after")?.and_then(|text| text.parse().ok()))
+    Ok(store.meta(NOT_AFTER)?.and_then(|text| text.parse().ok()))
 }
 
 fn absent(store: &Store, what: &str) -> SetupError {
@@ -297,11 +300,11 @@ fn make(store: &Store, names: &[String], now: OffsetDateTime) -> Result<(), Setu
     // The issuer's name and key identifier follow from these parameters and the key; its dates are not used.
     let (pem, key, not_after) = server_certificate(&Issuer::new(ca_params(now)?, &ca_key), names, now)?;
     // A crash between the two leaves a pair that does not fit; the next start sees that and makes both anew.
-    store.set_meta("server-not-after", "0")?;
+    store.set_meta(NOT_AFTER, "0")?;
     replace_private(&dir.join(SERVER_KEY), key.as_bytes())?;
     replace_private(&dir.join(SERVER), pem.as_bytes())?;
     sync_dir(dir)?;
-    store.set_meta("server-not-after", &not_after.to_string())?;
+    store.set_meta(NOT_AFTER, &not_after.to_string())?;
     Ok(())
 }
 
@@ -424,22 +427,31 @@ mod tests {
 
     #[test]
     fn what_an_interrupted_init_left_is_no_store() {
-        for lost in [CA, NONCE_KEY, "store.db"] {
+        // A key that is kept elsewhere makes it no less a store, nor does a database that cannot be read.
+        type Change = fn(&Path);
+        let changes: [(Change, bool); 4] = [
+            (|dir| fs::remove_file(dir.join("store.db")).unwrap(), false),
+            (|dir| fs::write(dir.join("store.db"), b"").unwrap(), false),
+            (|dir| fs::remove_file(dir.join(CA_KEY)).unwrap(), true),
+            (|dir| fs::write(dir.join("store.db"), [7; 4096]).unwrap(), true),
+        ];
+        for (n, (change, is_store)) in changes.into_iter().enumerate() {
             let dir = tempfile::tempdir().unwrap();
             let dir = dir.path().join("v");
             init(&dir, &names(&[]), now()).unwrap();
-            fs::remove_file(dir.join(lost)).unwrap();
+            change(&dir);
             let error = init(&dir, &names(&[]), now()).unwrap_err();
-            assert!(matches!(error, SetupError::Exists(_)), "{lost}: {error}");
+            let said = matches!(error, SetupError::Complete(_));
+            assert!(
+                said == is_store && (said || matches!(error, SetupError::Exists(_))),
+                "{n}: {error}"
+            );
         }
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("v");
         init(&dir, &names(&[]), now()).unwrap();
         // Cut before the last value is written.
-        Store::open(&dir)
-            .unwrap()
-            .set_meta("server-not-after", "")
-            .unwrap();
+        Store::open(&dir).unwrap().set_meta(NOT_AFTER, "").unwrap();
         let error = init(&dir, &names(&[]), now()).unwrap_err();
         assert!(matches!(error, SetupError::Exists(_)), "{error}");
     }

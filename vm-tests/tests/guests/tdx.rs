@@ -181,8 +181,8 @@ fn holds(domain: &Domain, evidence: &Evidence, nonce: &[u8]) -> Result<usize> {
     Ok(files.len())
 }
 
-/// The kernel's own rules of a register and of a report: less than a digest extends nothing, 64 bytes are asked
-/// with. Of more than a digest it takes the first 48 bytes: `sysfs_kf_bin_write`, fs/sysfs/file.c.
+/// The kernel's own rules of a register and of a report: less than a digest extends nothing, 64 bytes are
+/// asked with. Of more than a digest it takes the first 48 bytes: `sysfs_kf_bin_write`, fs/sysfs/file.c.
 fn what_the_kernel_refuses(vm: &Vm) {
     assert_eq!(register(vm), [0; 48]);
     for (len, file, why) in [

@@ -69,7 +69,8 @@ fn a_pods_loss_is_sealed_in_its_partition_even_behind_its_end_and_is_no_loss_of_
     assert_eq!(run.pipeline.executions, 4, "three canaries' and one of the pod");
 }
 
-/// A node with a pod that executed so often, whose records are not read yet, and a request that waits for them.
+/// A node with a pod that executed so often, whose records are not read yet, and a request that waits for
+/// them.
 fn waiting(executions: u64) -> (World, Run) {
     let mut fuel = u64::MAX;
     let mut w = World::new();

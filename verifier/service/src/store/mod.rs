@@ -169,9 +169,9 @@ impl Store {
         })
     }
 
-    /// Whether `dir` holds a store that was made to its end, or one that cannot be looked into: of a later
-    /// version, in use, damaged. Changes nothing, no version either.
-    pub fn is_in(dir: &Path) -> bool {
+    /// Whether `dir` holds a store that has this value, the last one that is written when it is made; or one
+    /// that cannot be looked into: of a later version, in use, damaged. Changes nothing, no version either.
+    pub fn is_in(dir: &Path, last: &str) -> bool {
         use rusqlite::OpenFlags;
         let path = dir.join(DATABASE);
         if !path.is_file() {
@@ -179,10 +179,12 @@ impl Store {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let made = Connection::open_with_flags(&path, flags).and_then(|connection| {
-            connection.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0))
+            let value = "SELECT value FROM meta WHERE key = ?1";
+            connection.query_row(value, [last], |row| row.get::<_, String>(0))
         });
         match made {
-            Ok(values) => values > 0,
+            Ok(value) => !value.is_empty(),
+            Err(rusqlite::Error::QueryReturnedNoRows) => false,
             Err(error) => !error.to_string().contains("no such table"),
         }
     }

@@ -385,8 +385,8 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The same as lines for people, at most `limit` of them, of the newest [`NOTES`] notes; and whether there
-    /// is more. The notes of one line are not held, and of what verdicts said two at a time.
+    /// The same as lines for people, at most `limit` of them, of the newest [`NOTES`] notes; and whether
+    /// there is more. The notes of one line are not held, and of what verdicts said two at a time.
     ///
     /// # Errors
     /// [`StoreError::Database`].
