@@ -78,7 +78,7 @@ pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 pub fn lock_file(path: &Path) -> io::Result<fs::File> {
     match private_file(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let file = fs::File::open(path)?;
+            let file = opened(path, 0)?;
             give(&file, path)?;
             Ok(file)
         }
@@ -111,19 +111,28 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // Not by its path again: who owns the folder around it could have put something else there.
-    let folder = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(path)?;
-    give(&folder, path)
+    give(&opened(path, libc::O_DIRECTORY)?, path)
 }
 
-/// Gives what root made, now or before, to the owner of the folder that it is in.
+/// Opens what is there by this name, and not what a link of this name leads to: who owns the folder around it
+/// could have put a link to anything there.
+fn opened(path: &Path, flags: i32) -> io::Result<fs::File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | flags)
+        .open(path)
+}
+
+/// Gives what root made, now or before, to the owner of the folder that it is in. A file with another name
+/// besides may be any file of root's, and stays.
 fn give(made: &fs::File, path: &Path) -> io::Result<()> {
+    let own = made.metadata()?;
+    if own.uid() != 0 || (own.is_file() && own.nlink() > 1) {
+        return Ok(());
+    }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let folder = fs::metadata(parent.unwrap_or(Path::new(".")))?;
-    if made.metadata()?.uid() == 0 && folder.uid() != 0 {
+    if folder.uid() != 0 {
         fchown(made, Some(folder.uid()), Some(folder.gid()))?;
     }
     Ok(())
