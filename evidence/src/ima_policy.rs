@@ -5,6 +5,7 @@
 //! which of them know a word is in the tables below. Not here: which policy is in force (see the collector's
 //! `check`).
 
+use crate::record::{OVERLAYFS_MAGIC, TMPFS_MAGIC};
 use crate::text::{foreign, quoted};
 
 /// A rule file is never longer than this many bytes.
@@ -89,6 +90,9 @@ const REPEATED: [&str; 5] = ["fsname", "pcr", "appraise_type", "appraise_flag", 
 
 /// Registers that a rule may name: as many as `measured_pcrs` has bits (`INVALID_PCR`).
 const REGISTERS: u32 = 64;
+
+/// include/uapi/linux/magic.h.
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
 /// What the project needs measured, and the mask that the kernel passes with it: of a file that is executed
 /// or mapped for that MAY_EXEC, of one that the kernel reads MAY_READ. Source:
@@ -304,10 +308,9 @@ pub fn missing(rules: &[Rule]) -> Vec<String> {
             // As the kernel's own policies write it.
             None if function == "MMAP_CHECK" => missing.push(format!("measure func={function} mask={mask}")),
             None => missing.push(format!("measure func={function}")),
-            // TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_SUPER_MAGIC (include/uapi/linux/magic.h).
             Some(found) => {
                 let line = format!("measure func={function}");
-                let kept = [0x0102_1994, 0x8584_58f6, 0x794c_7630];
+                let kept = [TMPFS_MAGIC, RAMFS_MAGIC, OVERLAYFS_MAGIC];
                 missing.extend(excluded_before(
                     rules.iter(),
                     found,

@@ -33,6 +33,9 @@ const MAX_BEFORE_SPEC_ID: usize = 16;
 const FIRST_RTMR: u32 = 1;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
+/// What to do about a log of a TPM without a Spec ID event.
+const NO_SPEC_ID: &str = ": it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 and the crypto-agile \
+                          (TCG 2) event log in the firmware's setup";
 /// What to do about a log without a startup locality that is one.
 const NO_FIRST_VALUE: &str = "Firmware that writes another one leaves no value from which PCR 0 can be \
                               replayed; look for an update of it";
@@ -101,17 +104,13 @@ fn spec_id(r: &mut ByteReader, set: RegisterSet) -> Result<Vec<Algorithm>> {
         // It extends nothing. Its register is 0, and 1 in the logs of confidential guests, which count theirs
         // from 1. A log of TPM 1.2 begins with any event, of any length.
         if pcr > 1 || !is_nothing || is_other {
-            if set == RegisterSet::Rtmr {
-                return malformed(
-                    offset,
-                    "the log does not begin with a Spec ID event of version 03",
-                );
-            }
+            let advice = match set {
+                RegisterSet::Rtmr => "",
+                RegisterSet::Pcr => NO_SPEC_ID,
+            };
             return malformed(
                 offset,
-                "the log does not begin with a Spec ID event of version 03: it has the SHA-1 form of TPM \
-                 1.2, or is none. Choose TPM 2.0 and the crypto-agile (TCG 2) event log in the firmware's \
-                 setup",
+                format!("the log does not begin with a Spec ID event of version 03{advice}"),
             );
         }
         data.take(SPEC_ID.len(), "the Spec ID's signature")?;
