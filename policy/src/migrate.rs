@@ -4,6 +4,7 @@
 //! Promise: what comes out says what went in: both are read again and compared. Not here: files (see
 //! `cgpath policy migrate`).
 
+use crate::node::without_mark;
 use crate::{ANY_CONTAINER, Error, NodePolicy, Opaque, Pod, Result, SharedMemoryCode, WorkloadsFile, yaml};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -42,8 +43,7 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
              indented",
         )
     };
-    let text = core::str::from_utf8(yaml).map_err(|_| by_hand())?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = core::str::from_utf8(without_mark(yaml)).map_err(|_| by_hand())?;
     let migrated = Migrated {
         node: node_part(text, workloads),
         workloads: workload_part(&old),

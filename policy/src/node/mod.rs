@@ -363,8 +363,8 @@ impl NodePolicy {
     /// # Errors
     /// [`Error::Limit`] for a file longer than [`MAX_POLICY_LEN`]; [`Error::Syntax`] with line and column for all else.
     pub fn from_yaml(file: &str, yaml: &[u8]) -> Result<NodePolicy> {
-        let yaml = without_mark(yaml);
-        let policy: NodePolicy = from_yaml(file, yaml)?;
+        let yaml = text_of(file, yaml)?;
+        let policy: NodePolicy = read(file, yaml)?;
         // Which keys there must be depends on one of them: what is wrong then has its place, too.
         match policy.version {
             1 => parse::<OfVersion1>(file, yaml).map(|_| ())?,
@@ -387,21 +387,30 @@ impl NodePolicy {
 
 /// A text without the byte order mark that some editors write before it, which the parser would take for a
 /// part of the first key.
-fn without_mark(yaml: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(yaml: &[u8]) -> &[u8] {
     yaml.strip_prefix("\u{feff}".as_bytes()).unwrap_or(yaml)
 }
 
 /// Reads a file of this form; see [`NodePolicy::from_yaml`].
 pub(crate) fn from_yaml<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
+    read(file, text_of(file, yaml)?)
+}
+
+/// The text of a file that is not too long.
+fn text_of<'y>(file: &str, yaml: &'y [u8]) -> Result<&'y [u8]> {
     within(file, "policy file, in bytes,", yaml, MAX_POLICY_LEN)?;
-    let yaml = without_mark(yaml);
+    Ok(without_mark(yaml))
+}
+
+/// Reads such a text.
+fn read<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
     match keys::twice(yaml) {
         Some(twice) => Err(refused(file, yaml, &twice)),
         None => parse(file, yaml),
     }
 }
 
-/// The same of a file whose length and keys were looked at.
+/// The same of a text whose keys were looked at.
 fn parse<T: DeserializeOwned>(file: &str, yaml: &[u8]) -> Result<T> {
     let track = Track::default();
     let error = match T::deserialize(track.of(serde_norway::Deserializer::from_slice(yaml))) {
