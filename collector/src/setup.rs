@@ -253,10 +253,10 @@ pub fn unload(config: &Config) -> Result<bool, SetupError> {
     if control::ask_status(&config.run_dir).is_ok() {
         return Err(SetupError::Running);
     }
-    let was_pinned = config.bpf.pin_dir.exists();
     match bpf::unload(&config.bpf.pin_dir)? {
-        left if left.is_empty() => Ok(was_pinned),
-        left => Err(SetupError::StillLoaded(left)),
+        None => Ok(false),
+        Some(left) if left.is_empty() => Ok(true),
+        Some(left) => Err(SetupError::StillLoaded(left)),
     }
 }
 
@@ -282,7 +282,7 @@ pub fn remove(root: &Path, config: &Config, dry_run: bool) -> Result<String, Set
     let verb = if dry_run { "would remove" } else { "removed" };
     let mut left = BTreeSet::new();
     if !dry_run {
-        left = bpf::unload(&config.bpf.pin_dir)?;
+        left = bpf::unload(&config.bpf.pin_dir)?.unwrap_or_default();
         ima::unmount(&config.run_dir)?;
         key::remove(&config.run_dir)?;
     }

@@ -17,33 +17,32 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Removes all pins in `pin_dir`, and so detaches and unloads the programs. Nothing there is not an error.
+/// Removes all pins in `pin_dir`, and so detaches and unloads the programs.
 ///
-/// Gives the kernel's ids of those programs that were pinned and that it still has after [`PATIENCE`]. A
-/// program that it does not have any more is on no hook: a link holds its program until it has let go of the
-/// hook.
+/// Gives the kernel's ids of those programs that were pinned and that it still has after [`PATIENCE`]; `None`
+/// where there is no such directory. A program that it does not have any more is on no hook: a link holds its
+/// program until it has let go of the hook.
 ///
 /// In the mode "deny" only a collector may do this: see `guard`.
 ///
 /// # Errors
 /// If a pin cannot be removed, or the kernel does not say what it has.
-pub fn unload(pin_dir: &Path) -> Result<BTreeSet<u32>> {
-    match fs::metadata(pin_dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        Err(source) => return Err(load::io_error("look at", pin_dir)(source)),
-        Ok(_) => {}
+pub fn unload(pin_dir: &Path) -> Result<Option<BTreeSet<u32>>> {
+    if !load::exists(pin_dir)? {
+        return Ok(None);
     }
     let pinned = pinned(pin_dir)?;
     load::clear(pin_dir)?;
     fs::remove_dir(pin_dir).map_err(load::io_error("remove", pin_dir))?;
     let end = Instant::now() + PATIENCE;
-    wait(pinned, loaded, || {
+    let left = wait(pinned, loaded, || {
         let goes_on = Instant::now() < end;
         if goes_on {
             std::thread::sleep(PAUSE);
         }
         goes_on
-    })
+    });
+    left.map(Some)
 }
 
 /// Ids of the programs that are pinned in `dir`. One that the guard keeps from this process is left out: its
@@ -103,16 +102,14 @@ fn wait(
     mut pause: impl FnMut() -> bool,
 ) -> Result<BTreeSet<u32>> {
     let mut left = ours;
-    loop {
-        if left.is_empty() {
-            return Ok(left);
-        }
+    while !left.is_empty() {
         let now = loaded()?;
         left.retain(|id| now.contains(id));
-        if left.is_empty() || !pause() {
-            return Ok(left);
+        if !left.is_empty() && !pause() {
+            break;
         }
     }
+    Ok(left)
 }
 
 #[cfg(test)]
@@ -157,6 +154,6 @@ mod tests {
     #[test]
     fn where_nothing_is_pinned_nothing_is_asked_of_the_kernel() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(unload(&dir.path().join("none")).unwrap().is_empty());
+        assert_eq!(unload(&dir.path().join("none")).unwrap(), None);
     }
 }

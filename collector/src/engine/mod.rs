@@ -420,7 +420,7 @@ impl Engine {
             // Somebody removed the pins in this moment.
             Adopted::Fresh { .. } if has_seal => {
                 drop(bpf);
-                let left = bpf::unload(&config.bpf.pin_dir)?;
+                let left = bpf::unload(&config.bpf.pin_dir)?.unwrap_or_default();
                 if !left.is_empty() {
                     tracing::warn!(programs = ?left, "the kernel still has programs that were loaded anew");
                 }
