@@ -19,8 +19,11 @@ const ENTRIES: u64 = 1_000_000;
 /// Entries behind which a trust domain's quote is looked at.
 const ENTRIES_OF_DOMAIN: u64 = 1_000;
 
-/// What the example says of a trust domain: name, unit, key, and by what it is to be multiplied.
-const DOMAIN: &[(&str, &str, &str, f64)] = &[
+/// A row of what an example says: name, unit, key, and by what it is to be multiplied.
+pub(super) type Row = (&'static str, &'static str, &'static str, f64);
+
+/// What the example says of a trust domain.
+const DOMAIN: &[Row] = &[
     ("evidence, PCR 10 alone", "KiB", "pcr-10-bytes", 1.0 / 1024.0),
     ("evidence, RTMR 3 alone", "KiB", "rtmr-3-bytes", 1.0 / 1024.0),
     ("evidence, both", "KiB", "both-bytes", 1.0 / 1024.0),
@@ -93,6 +96,12 @@ pub(super) fn figure(name: String, unit: &'static str, values: &[f64]) -> Figure
         unit,
         found: Spread::of(values).ok_or_else(|| "it was not measured".to_owned()),
     }
+}
+
+/// The figure of a row; `before` stands before its name.
+pub(super) fn row_of(found: &Json, before: &str, (what, unit, key, scale): &Row) -> Figure {
+    let values: Vec<f64> = numbers(found, key).iter().map(|n| n * scale).collect();
+    figure(format!("{before}{what}"), unit, &values)
 }
 
 /// Lengths of the list.
@@ -233,10 +242,6 @@ pub fn domain(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
     build(workspace)?;
     let entries = options.entries.unwrap_or(ENTRIES_OF_DOMAIN);
     let found = run(workspace, "domain", entries, options.rounds())?;
-    let rows = DOMAIN.iter().map(|(what, unit, key, scale)| {
-        let values: Vec<f64> = numbers(&found, key).iter().map(|n| n * scale).collect();
-        figure((*what).to_owned(), unit, &values)
-    });
     Ok(Report {
         name: "domain",
         method: vec![
@@ -249,7 +254,7 @@ pub fn domain(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
                 .to_owned(),
             "Quote, chain and collateral are made by the tests, as long as Intel's; version 4.".to_owned(),
         ],
-        figures: rows.collect(),
+        figures: DOMAIN.iter().map(|row| row_of(&found, "", row)).collect(),
         ratios: Vec::new(),
     })
 }

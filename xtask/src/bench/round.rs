@@ -10,9 +10,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value as Json;
 
-use super::follow::{self, figure, lengths, numbers as numbers_of};
+use super::follow::{self, Row, figure, lengths, numbers as numbers_of, row_of};
 use super::measure::{self, Spread};
-use super::{BenchOptions, Figure, Ratio, Report};
+use super::{BenchOptions, Ratio, Report};
 use crate::shell;
 use crate::workspace::Workspace;
 
@@ -24,7 +24,7 @@ const ENTRIES_OVER_PODS: u64 = 10_000;
 const ROUNDS_OF_PASS: usize = 15;
 
 /// What the verifier's example measured: name, unit, key, and by what it is to be multiplied.
-const VERIFIER: &[(&str, &str, &str, f64)] = &[
+const VERIFIER: &[Row] = &[
     ("judging a round (goal: under 2)", "ms", "follow", 1.0),
     ("decoding it", "ms", "decoding", 1.0),
     ("the verdict as JSON", "ms", "json", 1.0),
@@ -35,7 +35,7 @@ const VERIFIER: &[(&str, &str, &str, f64)] = &[
 ];
 
 /// The same of the collector's.
-const COLLECTOR: &[(&str, &str, &str, f64)] = &[
+const COLLECTOR: &[Row] = &[
     ("collector, a round with a delta", "ms", "cpu", 1.0),
     ("    records into the spool and the chain", "ms", "records", 1.0),
     ("    list, checkpoint, anchoring", "ms", "seal", 1.0),
@@ -81,7 +81,10 @@ pub fn run(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
         let verifier = follow::run(workspace, "round", entries, options.rounds())?;
         let collector = collector(workspace, entries, options.rounds(), PODS)?;
         for (found, rows) in [(verifier, VERIFIER), (collector, COLLECTOR)] {
-            figures.extend(rows.iter().map(|row| row_of(&found, entries, row)));
+            figures.extend(
+                rows.iter()
+                    .map(|row| row_of(&found, &format!("{entries} entries: "), row)),
+            );
         }
     }
     let mut method = vec![
@@ -186,9 +189,4 @@ fn over_pods(workspace: &Workspace, options: &BenchOptions, pods: &str) -> Resul
 fn build_collector(workspace: &Workspace) -> Result<()> {
     let what = "a collector on a machine made of software";
     follow::example(workspace, what, "cgpathd", "round_cost")
-}
-
-fn row_of(found: &Json, entries: u64, (what, unit, key, scale): &(&str, &'static str, &str, f64)) -> Figure {
-    let values: Vec<f64> = numbers_of(found, key).iter().map(|n| n * scale).collect();
-    figure(format!("{entries} entries: {what}"), unit, &values)
 }
