@@ -304,6 +304,12 @@ workloads:
     node
 }
 
+/// What `suggest` leaves to the operator, a line each.
+fn not_suggested(suggested: &Value) -> Vec<&str> {
+    let lines = suggested["not_suggested"].as_array().unwrap();
+    lines.iter().map(|line| line.as_str().unwrap()).collect()
+}
+
 /// What is suggested for it.
 fn suggested_in_shop(node: &mut Node) -> Value {
     let folder = Folder::of(node);
@@ -333,12 +339,7 @@ fn all_containers_that_met_a_content_are_named_for_each_content_that_is_listed()
     let suggested = suggested_in_shop(&mut node);
     let images = [WEB, LOG].map(|image| format!("{}.json", pod(image)));
     assert_eq!(suggested["images"], serde_json::json!(images));
-    let left: Vec<&str> = suggested["not_suggested"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line.as_str().unwrap())
-        .collect();
+    let left = not_suggested(&suggested);
     let is_said = |path: &str, digest: &Digest, containers: &str| {
         let place = format!("{path} {digest}: in pod shop/web ({uid}), {containers}: ");
         left.iter().filter(|line| line.starts_with(&place)).count() == 1
@@ -377,12 +378,7 @@ fn of_a_pod_of_a_workload_it_is_said_what_to_do() {
         suggested["images"],
         serde_json::json!([format!("{}.json", pod(WEB))])
     );
-    let left: Vec<&str> = suggested["not_suggested"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line.as_str().unwrap())
-        .collect();
+    let left = not_suggested(&suggested);
     // One line for each content, and none for the finding about it.
     assert_eq!(left.len(), 2, "{left:#?}");
     for (path, digest) in [("/bin/app", app), ("/tmp/new", sha256(b"new"))] {
