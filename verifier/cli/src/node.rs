@@ -502,7 +502,7 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
         out.line(format_args!("    statement {}", forgotten.digest))?;
     }
     for line in &lines {
-        let (time, reason) = (utc(line.time), escape(line.reason.as_bytes()));
+        let (time, reason) = (utc(line.step.time), escape(line.step.reason.as_bytes()));
         if line.verdicts > 1 {
             out.line(format_args!(
                 "{time} UTC  {} verdicts, {} to {}: each is trusted or UNTRUSTED as before{}; {reason}",
@@ -517,7 +517,7 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
             ))?;
         } else {
             let word = |trusted| out.state(if trusted { "trusted" } else { "UNTRUSTED" });
-            let (old, new) = (word(line.old_trusted), word(line.new_trusted));
+            let (old, new) = (word(line.step.old_trusted), word(line.step.new_trusted));
             out.line(format_args!(
                 "{time} UTC  verdict {}: was {old}, is {new}; {reason}",
                 line.newest
@@ -534,10 +534,10 @@ fn history(store: &Store, name: &str, out: &mut Output) -> Result<Status, Failur
                 escape(pod.pod.as_bytes())
             ))?;
         }
-        if line.old_policy != line.new_policy {
+        if line.step.old_policy != line.step.new_policy {
             out.line(format_args!(
                 "    policy {} instead of {}",
-                line.new_policy, line.old_policy
+                line.step.new_policy, line.step.old_policy
             ))?;
         }
     }

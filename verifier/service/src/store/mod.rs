@@ -30,7 +30,9 @@ pub use policies::kept_references;
 pub use refusals::Refusal;
 pub use retention::Limits;
 pub use verdicts::{Commit, StoredVerdict};
-pub use waivers::{Change, Forgotten, Past, PodChange, ReappraisalLine, ReappraisalNote, Reappraised};
+pub use waivers::{
+    Change, Forgotten, Past, PodChange, ReappraisalLine, ReappraisalNote, ReappraisalStep, Reappraised,
+};
 
 use files::EVIDENCE;
 use rusqlite::{Connection, OptionalExtension};
@@ -345,9 +347,9 @@ mod tests {
             .map(|line| {
                 let verdicts = (line.newest, line.oldest, line.verdicts);
                 (
-                    line.reason.as_str(),
+                    line.step.reason.as_str(),
                     verdicts,
-                    (line.old_trusted, line.new_trusted),
+                    (line.step.old_trusted, line.step.new_trusted),
                 )
             })
             .collect();
@@ -509,6 +511,30 @@ mod tests {
         let kept = store.keep_policy(&digest, b"policy", &references).unwrap();
         for path in kept.ancestors().take_while(|path| *path != dir.path()) {
             assert_eq!(fs::metadata(path).unwrap().uid(), 4711, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn root_gives_no_file_away_to_which_a_name_in_the_store_leads() {
+        use std::os::unix::fs::{MetadataExt, chown, symlink};
+        let (dir, roots) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        if fs::metadata(dir.path()).unwrap().uid() != 0 {
+            eprintln!("SKIPPED: not root, who alone can give files away");
+            return;
+        }
+        chown(dir.path(), Some(4711), Some(4712)).unwrap();
+        let (file, folder) = (roots.path().join("file"), roots.path().join("folder"));
+        fs::write(&file, b"root's").unwrap();
+        fs::create_dir(&folder).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink(&file, at("link.lock")).unwrap();
+        symlink(&folder, at("link")).unwrap();
+        fs::hard_link(&file, at("name.lock")).unwrap();
+        assert!(lock_file(&at("link.lock")).is_err());
+        assert!(files::private_folder(&at("link")).is_err());
+        lock_file(&at("name.lock")).unwrap();
+        for path in [file, folder] {
+            assert_eq!(fs::metadata(&path).unwrap().uid(), 0, "{}", path.display());
         }
     }
 

@@ -65,11 +65,9 @@ pub enum Change<'a> {
     },
 }
 
-/// One line of the record of re-appraisals.
-#[derive(Debug, Clone, Serialize)]
-pub struct ReappraisalNote {
-    /// The verdict.
-    pub verdict: i64,
+/// What one re-appraisal made of one verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReappraisalStep {
     /// When, in unix seconds.
     pub time: u64,
     /// What for.
@@ -82,6 +80,38 @@ pub struct ReappraisalNote {
     pub new_policy: String,
     /// Whether all is trusted after.
     pub new_trusted: bool,
+}
+
+impl ReappraisalStep {
+    /// The columns of this, in their order.
+    const COLUMNS: &str = "r.time, reason, old_policy, old_trusted, new_policy, new_trusted";
+
+    /// From the columns of a row that begin with this one.
+    fn of(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<ReappraisalStep> {
+        Ok(ReappraisalStep {
+            time: unsigned(row.get(first)?),
+            reason: row.get(first + 1)?,
+            old_policy: row.get(first + 2)?,
+            old_trusted: row.get(first + 3)?,
+            new_policy: row.get(first + 4)?,
+            new_trusted: row.get(first + 5)?,
+        })
+    }
+
+    /// Whether the verdict is as trusted as before.
+    fn keeps_trust(&self) -> bool {
+        self.old_trusted == self.new_trusted
+    }
+}
+
+/// One line of the record of re-appraisals.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReappraisalNote {
+    /// The verdict.
+    pub verdict: i64,
+    /// What was made of it.
+    #[serde(flatten)]
+    pub step: ReappraisalStep,
     /// What the verdict said before.
     pub old_verdict: Box<serde_json::value::RawValue>,
 }
@@ -96,18 +126,8 @@ pub struct ReappraisalLine {
     pub oldest: i64,
     /// How many they are.
     pub verdicts: u64,
-    /// When, in unix seconds.
-    pub time: u64,
-    /// What for.
-    pub reason: String,
-    /// Digest of the policy before.
-    pub old_policy: String,
-    /// Whether all was trusted before; of several verdicts, in the newest one.
-    pub old_trusted: bool,
-    /// Digest of the policy after.
-    pub new_policy: String,
-    /// Whether all is trusted after, in the same one.
-    pub new_trusted: bool,
+    /// What was made of the newest one; of the others whether they are trusted may be another.
+    pub step: ReappraisalStep,
     /// The pods that are judged otherwise after, in each of these verdicts.
     pub pods: Vec<PodChange>,
 }
@@ -166,11 +186,11 @@ pub const NOTES: usize = 10_000;
 impl ReappraisalLine {
     /// Whether an older note belongs into this line.
     fn takes(&self, older: &ReappraisalLine) -> bool {
-        let is_same = |line: &ReappraisalLine| line.old_trusted == line.new_trusted;
-        is_same(self)
-            && is_same(older)
-            && (self.time, &self.reason) == (older.time, &older.reason)
-            && (&self.old_policy, &self.new_policy) == (&older.old_policy, &older.new_policy)
+        let (own, other) = (&self.step, &older.step);
+        own.keeps_trust()
+            && other.keeps_trust()
+            && (own.time, &own.reason) == (other.time, &other.reason)
+            && (&own.old_policy, &own.new_policy) == (&other.old_policy, &other.new_policy)
             && self.pods == older.pods
     }
 }
@@ -366,20 +386,16 @@ impl Store {
     /// [`StoreError::Database`].
     pub fn reappraisals(&self, node: &str, limit: u32) -> Result<Vec<ReappraisalNote>, StoreError> {
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict FROM rejudged r
+        let columns = ReappraisalStep::COLUMNS;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT verdict_id, old_verdict, {columns} FROM rejudged r
              JOIN verdicts v ON v.id = verdict_id WHERE v.node = ?1 ORDER BY r.id DESC LIMIT ?2",
-        )?;
+        ))?;
         let rows = statement.query_map(params![node, limit], |row| {
             Ok(ReappraisalNote {
                 verdict: row.get(0)?,
-                time: unsigned(row.get(1)?),
-                reason: row.get(2)?,
-                old_policy: row.get(3)?,
-                old_trusted: row.get(4)?,
-                new_policy: row.get(5)?,
-                new_trusted: row.get(6)?,
-                old_verdict: raw_json(7, row.get(7)?)?,
+                step: ReappraisalStep::of(row, 2)?,
+                old_verdict: raw_json(1, row.get(1)?)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -403,31 +419,27 @@ impl Store {
         )?;
         let numbers = numbers.query_map(params![node, (NOTES + 1) as i64], |row| row.get(0))?;
         let numbers: Vec<i64> = numbers.collect::<Result<_, _>>()?;
-        let mut statement = connection.prepare_cached(
-            "SELECT verdict_id, r.time, reason, old_policy, old_trusted, new_policy, new_trusted, old_verdict,
+        let columns = ReappraisalStep::COLUMNS;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT verdict_id, old_verdict,
              coalesce((SELECT n.old_verdict FROM rejudged n WHERE n.verdict_id = r.verdict_id AND n.id > r.id
-             ORDER BY n.id LIMIT 1), v.verdict) FROM rejudged r JOIN verdicts v ON v.id = verdict_id
+             ORDER BY n.id LIMIT 1), v.verdict), {columns} FROM rejudged r JOIN verdicts v ON v.id = verdict_id
              WHERE r.id = ?1",
-        )?;
+        ))?;
         let mut lines: Vec<ReappraisalLine> = Vec::new();
         for id in numbers.iter().take(NOTES) {
             let line = statement.query_row([id], |row| {
                 let verdict = row.get(0)?;
-                let (old, new): (String, String) = (row.get(7)?, row.get(8)?);
+                let (old, new): (String, String) = (row.get(1)?, row.get(2)?);
                 let pods = changed_pods(&old, &new).map_err(|error| {
-                    rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
+                    rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
                 })?;
                 Ok(ReappraisalLine {
                     pods,
                     newest: verdict,
                     oldest: verdict,
                     verdicts: 1,
-                    time: unsigned(row.get(1)?),
-                    reason: row.get(2)?,
-                    old_policy: row.get(3)?,
-                    old_trusted: row.get(4)?,
-                    new_policy: row.get(5)?,
-                    new_trusted: row.get(6)?,
+                    step: ReappraisalStep::of(row, 3)?,
                 })
             })?;
             if let Some(last) = lines.last_mut().filter(|last| last.takes(&line)) {
