@@ -34,8 +34,8 @@ const FIRST_RTMR: u32 = 1;
 const SPEC_ID: &[u8; 16] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 /// What to do about a log of a TPM without a Spec ID event.
-const NO_SPEC_ID: &str = ": it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 and the crypto-agile \
-                          (TCG 2) event log in the firmware's setup";
+const NO_SPEC_ID: &str = ": it has the SHA-1 form of TPM 1.2, or is none. Choose TPM 2.0 and the \
+                          crypto-agile (TCG 2) event log in the firmware's setup";
 /// What to do about a log without a startup locality that is one.
 const NO_FIRST_VALUE: &str = "Firmware that writes another one leaves no value from which PCR 0 can be \
                               replayed; look for an update of it";
