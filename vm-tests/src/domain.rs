@@ -19,9 +19,18 @@ pub const STOCK: Stock = Stock::V7_3;
 /// The collector's configuration where the domain has no TPM.
 pub const ALONE: &str = "[anchor]\nto = [\"rtmr\"]\n[quote]\nby = [\"tdx_guest\"]\n";
 
-/// Where the quoting service asks for what it is to sign, and where its log is.
-const QUOTER: &str = "/dev/tdx_test_quoter";
+/// Where the kernel shows the registers.
+pub const REGISTERS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
+
+/// Where the quoting service asks for what it is to sign.
+pub const QUOTER: &str = "/dev/tdx_test_quoter";
+
+/// Where its log and its process id are.
 const QUOTES_LOG: &str = "/var/log/quotes.log";
+const QUOTES_PID: &str = "/run/quotes.pid";
+
+/// The directory in which the kernel shows the firmware's log, as CCEL.
+const LOGS: &str = "/sys/firmware/acpi/tables/data";
 
 /// What is outside of a trust domain, and what a policy says of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +45,12 @@ pub struct Domain {
     pub policy: String,
     /// A file of collateral.
     pub collateral: String,
+    /// The platform's id (PPID), hex.
+    pub platform: String,
+    /// What firmware extends before the kernel runs: RTMR, and the digest as hex.
+    pub measured: Vec<(u8, String)>,
+    /// Its log as the kernel shows it, hex; empty: there is none.
+    pub ccel: String,
     /// The node has a TPM, too, and both sign and vouch.
     pub beside_tpm: bool,
 }
@@ -53,13 +68,30 @@ impl Domain {
             .kernel(kernel))
     }
 
-    /// Loads the module and starts the quoting service.
+    /// Loads the module, does what firmware would have done, and starts the quoting service.
     ///
     /// # Errors
     /// When the guest refuses.
     pub fn start(&self, vm: &Vm) -> Result<()> {
         load(vm)?;
+        self.measure(vm)?;
         self.quotes(vm).map(drop)
+    }
+
+    /// Extends RTMR 0 to 2 and leaves the log where the kernel would show it.
+    fn measure(&self, vm: &Vm) -> Result<()> {
+        if self.ccel.is_empty() {
+            return Ok(());
+        }
+        vm.sh(&format!("mount -t tmpfs tmpfs {LOGS}"))?;
+        let log = hex::decode(&self.ccel).context("a log that is not hex")?;
+        vm.put(&format!("{LOGS}/CCEL"), &log, 0o400)?;
+        for (rtmr, digest) in &self.measured {
+            let digest = hex::decode(digest).context("a digest that is not hex")?;
+            vm.put("/run/digest", &digest, 0o600)?;
+            vm.sh(&format!("head -c 48 /run/digest > {REGISTERS}/rtmr{rtmr}:sha384"))?;
+        }
+        Ok(())
     }
 
     /// Starts the quoting service; the module is loaded.
@@ -74,8 +106,11 @@ impl Domain {
             tail: self.tail.clone(),
         };
         let text = serde_json::to_string(&workload)?;
-        vm.command(&["guest", "workload", text.as_str()])
-            .spawn(QUOTES_LOG)
+        let process = vm
+            .command(&["guest", "workload", text.as_str()])
+            .spawn(QUOTES_LOG)?;
+        vm.put(QUOTES_PID, process.pid().to_string().as_bytes(), 0o644)?;
+        Ok(process)
     }
 
     /// Tables of the collector's configuration.
@@ -130,6 +165,17 @@ impl Domain {
             .arg(site.store());
         host::output(&mut command).map(drop)
     }
+}
+
+/// Ends the quoting service and waits until nothing has the module's device open.
+///
+/// # Errors
+/// When none runs.
+pub fn no_quotes(vm: &Vm) -> Result<()> {
+    vm.sh(&format!(
+        "p=$(cat {QUOTES_PID}); kill -9 $p; while [ -e /proc/$p/fd/0 ]; do :; done; rm {QUOTES_PID}"
+    ))
+    .map(drop)
 }
 
 /// Loads the module and mounts configfs.

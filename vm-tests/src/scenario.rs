@@ -31,7 +31,7 @@ pub const COLLECTOR: &str = "/usr/sbin/cgpathd";
 /// Where its log goes.
 pub const COLLECTOR_LOG: &str = "/var/log/cgpathd.log";
 /// Its cgroup, as systemd would name it.
-const COLLECTOR_CGROUP: &str = "/system.slice/cgpathd.service";
+pub const COLLECTOR_CGROUP: &str = "/system.slice/cgpathd.service";
 /// Its configuration.
 pub const CONFIG: &str = "/etc/ima-cgpath/cgpathd.toml";
 const CA: &str = "/etc/ima-cgpath/verifier-ca.pem";

@@ -399,6 +399,11 @@ impl Vm {
         })
     }
 
+    /// From its next start on the machine has a TPM, or none.
+    pub fn set_tpm(&mut self, yes: bool) {
+        self.builder.tpm = yes;
+    }
+
     /// Reboots: the TPM keeps its state and sees a reset; the disk is as it was at first unless it is
     /// persistent.
     ///

@@ -25,12 +25,16 @@
 /* As long as the real driver waits for the host's quoting service. */
 #define QUOTE_TIMEOUT	(30 * HZ)
 
-/* Longer than what configfs gives out, so that EFBIG can be had. */
-#define QUOTE_MAX	SZ_1M
+/* Longer than what configfs gives out (32 KiB, of newer kernels 16 MiB), so that EFBIG can be had. */
+#define QUOTE_MAX	SZ_32M
 
 static char *mrtd_hex = "";
 module_param_named(mrtd, mrtd_hex, charp, 0444);
 MODULE_PARM_DESC(mrtd, "value of MRTD, 96 hex digits (default: zeros)");
+
+static char *provider = "tdx_guest";
+module_param(provider, charp, 0444);
+MODULE_PARM_DESC(provider, "name of who makes reports (default: tdx_guest)");
 
 static unsigned int extend_ms;
 module_param(extend_ms, uint, 0644);
@@ -213,8 +217,7 @@ static int report_new(struct tsm_report *report, void *data)
 	return rc;
 }
 
-static const struct tsm_report_ops report_ops = {
-	.name = "tdx_guest",
+static struct tsm_report_ops report_ops = {
 	.report_new = report_new,
 };
 
@@ -238,6 +241,7 @@ static int __init tdx_test_init(void)
 	rc = misc_register(&quoter_device);
 	if (rc)
 		goto no_tdx_device;
+	report_ops.name = provider;
 	rc = tsm_report_register(&report_ops, NULL);
 	if (rc)
 		goto no_quoter_device;

@@ -5,7 +5,8 @@
 //! [`crate::pipeline`]), who else extends it.
 //!
 //! Source: Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest and
-//! drivers/virt/coco/guest/tsm-mr.c of Linux 6.16: a write of any other length than the digest's is EINVAL.
+//! drivers/virt/coco/guest/tsm-mr.c of Linux 6.16: a shorter write than the digest is EINVAL. Of a longer one
+//! the kernel takes as much as the digest has (`sysfs_kf_bin_write`, fs/sysfs/file.c).
 
 use super::{Anchor, AnchorError, io_error};
 use crate::pipeline::Place;

@@ -53,26 +53,56 @@ pub struct Outside {
     pub policy: String,
     /// A file of collateral.
     pub collateral: String,
+    /// The platform's id (PPID).
+    pub platform: [u8; 16],
+    /// What the firmware extended: RTMR, and the digest.
+    pub measured: Vec<(u8, Register)>,
+    /// Its log as the kernel shows it; empty: there is none.
+    pub ccel: Vec<u8>,
 }
 
 impl Outside {
     /// Of a domain on a platform of its own whose registers are all zero at its boot, with collateral that
     /// was issued then, in unix seconds.
     pub fn of_zeros(issued: u64) -> Outside {
-        let mut domain = TrustDomain::new(Platform::new("a test's root", "a guest's host"));
-        domain.body.mrtd = [0; 48];
+        let mut domain = in_guest();
         domain.body.rtmrs = [[0; 48]; 4];
+        // No firmware wrote a log there: there is nothing to hold RTMR 0 to 2 against.
+        let policy = domain.policy_of_domain() + "  dangerous-boot-not-judged: true\n";
+        Outside {
+            measured: Vec::new(),
+            ccel: Vec::new(),
+            ..Outside::of(&domain, policy, issued)
+        }
+    }
+
+    /// The same of one whose firmware is to extend RTMR 0 to 2 and has a log; the policy pins them.
+    pub fn measured(issued: u64) -> Outside {
+        let domain = in_guest();
+        Outside::of(&domain, domain.policy_lines(), issued)
+    }
+
+    fn of(domain: &TrustDomain, policy: String, issued: u64) -> Outside {
         let platform = &domain.platform;
         let collateral = platform.collateral_json(issued, |_, _| ());
         Outside {
             head: [platform::header(4), domain.report([0; 64])].concat(),
             key: platform.attestation_key().to_bytes().to_vec(),
             tail: platform.behind_signature(),
-            // No firmware wrote a log there: there is nothing to hold RTMR 0 to 2 against.
-            policy: domain.policy_of_domain() + "  dangerous-boot-not-judged: true\n",
+            policy,
             collateral: String::from_utf8(collateral).unwrap(),
+            platform: platform.id,
+            measured: domain.measured().collect(),
+            ccel: domain.firmware.ccel(),
         }
     }
+}
+
+/// A domain that a guest is to be: nothing says what it was built of.
+fn in_guest() -> TrustDomain {
+    let mut domain = TrustDomain::new(Platform::new("a test's root", "a guest's host"));
+    domain.body.mrtd = [0; 48];
+    domain
 }
 
 /// What the firmware of a trust domain measures.
@@ -137,17 +167,24 @@ impl TrustDomain {
     /// Registers as the firmware leaves them. The node's key stays.
     pub fn boot(&mut self) {
         self.body.rtmrs = [[0; 48]; 4];
-        for (rtmr, kind, measured, _) in &self.firmware.events {
-            if *kind == EventType::NO_ACTION {
-                continue;
-            }
-            let digest = Bank::Sha384.hash(&[measured]);
-            let value = &mut self.body.rtmrs[*rtmr as usize];
-            *value = extend(value, digest.bytes().try_into().unwrap());
+        let measured: Vec<_> = self.measured().collect();
+        for (rtmr, digest) in measured {
+            let value = &mut self.body.rtmrs[usize::from(rtmr)];
+            *value = extend(value, &digest);
         }
         self.log.clear();
         self.boottime = 10_000_000_000;
         self.origin = self.body.rtmrs[usize::from(self.rtmr)];
+    }
+
+    /// What the firmware extends, in order: RTMR, and the digest.
+    fn measured(&self) -> impl Iterator<Item = (u8, Register)> {
+        let events = self.firmware.events.iter();
+        let extending = events.filter(|(_, kind, ..)| *kind != EventType::NO_ACTION);
+        extending.map(|(rtmr, _, measured, _)| {
+            let digest = Bank::Sha384.hash(&[measured]);
+            (u8::try_from(*rtmr).unwrap(), digest.bytes().try_into().unwrap())
+        })
     }
 
     /// What a checkpoint over this list states; `is_first` of checkpoint 0.
