@@ -41,6 +41,7 @@ mod name;
 mod node;
 mod place;
 pub mod reference;
+pub mod refs;
 pub mod schema;
 mod tdx;
 mod workloads;

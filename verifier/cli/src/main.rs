@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod policy;
 mod prove;
+mod refs;
 mod report;
 mod serve;
 mod tenant;
@@ -54,6 +55,9 @@ enum Command {
     /// Makes reference values and checks policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Keeps the images that policies take values from by their digests: an index, in a folder
+    #[command(subcommand)]
+    Refs(refs::RefsCommand),
     /// Appraises evidence in a file by a policy
     Verify(Box<verify::Verify>),
     /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
@@ -92,6 +96,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
     match command {
         Command::Log(log) => log.run(out),
         Command::Policy(policy) => policy.run(out),
+        Command::Refs(refs) => refs.run(out),
         Command::Verify(verify) => verify.run(out),
         Command::Prove(prove) => prove.run(out),
         Command::Export(export) => export.run(out),

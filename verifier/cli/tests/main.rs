@@ -17,6 +17,7 @@ mod policies;
 mod prove;
 #[path = "../../../evidence/tests/common/vectors.rs"]
 mod published;
+mod refs;
 mod serve;
 mod verify;
 
