@@ -5,9 +5,11 @@
 //! (see `cgpath-appraisal`).
 
 mod contents;
+mod images;
 mod pod;
 mod workloads;
 
+pub use images::{ImageFault, ImagePolicy};
 pub(crate) use pod::TenantPolicy;
 pub use workloads::{ContainerPolicy, Selected, WorkloadPolicy, Workloads};
 
@@ -606,6 +608,8 @@ struct Loader<'a> {
     read: BTreeMap<String, (Arc<Indexed>, [u8; 32])>,
     /// The workload part: its name, and the hash of its bytes.
     part: Option<(String, [u8; 32])>,
+    /// What the index of images says of them, beside their values: each file with its hash.
+    index: BTreeMap<String, (Vec<u8>, [u8; 32])>,
     total: u64,
     resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
 }
@@ -619,6 +623,7 @@ impl<'a> Loader<'a> {
             file,
             read: BTreeMap::new(),
             part: None,
+            index: BTreeMap::new(),
             total: 0,
             resolve,
         }
@@ -681,7 +686,8 @@ impl<'a> Loader<'a> {
     fn digest(&self, yaml: &[u8]) -> Digest {
         let read = self.read.iter().map(|(name, (_, digest))| (name, digest));
         let part = self.part.iter().map(|(name, digest)| (name, digest));
-        digest_of(yaml, read.chain(part).collect())
+        let index = self.index.iter().map(|(name, (_, digest))| (name, digest));
+        digest_of(yaml, read.chain(part).chain(index).collect())
     }
 }
 

@@ -324,3 +324,64 @@ fn an_image_of_containerds_store_is_chosen_by_its_digest_and_checked_as_any() {
     std::fs::write(content.join(blob), tar(APP)).unwrap();
     case.refused(&add(&["--image", &image]), "its digest is");
 }
+
+/// The example that has every key of version 2, in the case's folder: the node part's path there.
+fn example(case: &Case) -> &'static str {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");
+    let mut copy = Command::new("cp");
+    let status = copy.arg("-r").arg(examples).arg(case.path("examples")).status();
+    assert!(status.unwrap().success());
+    "examples/everything-2/node.yaml"
+}
+
+#[test]
+fn a_policy_that_lists_images_is_checked_and_compared_by_each_of_them() {
+    let case = Case::new();
+    let policy = example(&case);
+    let refs = "examples/everything-2/refs";
+    let image = &case.objects(&["refs", "list", refs])[0];
+    let (index, configuration) = (text(&image["indexes"][0]), text(&image["configuration"]));
+    let (_, said, err) = case.run(&["policy", "check", policy]);
+    let line = format!("    image registry.example/shop/job@{index} (linux/amd64): 2 paths");
+    assert!(said.contains(&line), "{said}{err}");
+    let part = std::fs::read_to_string(case.path("examples/everything-2/workloads.yaml")).unwrap();
+    let node = std::fs::read_to_string(case.path(policy)).unwrap();
+    std::fs::write(
+        case.path("examples/everything-2/new.yaml"),
+        node.replace("workloads.yaml", "other.yaml"),
+    )
+    .unwrap();
+    std::fs::write(
+        case.path("examples/everything-2/other.yaml"),
+        part.replace(&index, &configuration),
+    )
+    .unwrap();
+    let (code, said, _) = case.run(&["policy", "diff", policy, "examples/everything-2/new.yaml"]);
+    assert_eq!(code, Some(1), "{said}");
+    for (sign, digest) in [("-", &index), ("+", &configuration)] {
+        let line = format!("{sign} workloads: shop/job: job: image registry.example/shop/job@{digest}");
+        assert!(said.contains(&line), "{said}");
+    }
+    // Without the image the policy cannot be used, and says what to do.
+    case.objects(&["refs", "remove", refs, &index]);
+    case.refused(&["policy", "check", policy], "cgpath refs add");
+}
+
+#[test]
+fn a_store_keeps_what_a_policy_takes_from_the_index_and_needs_the_index_no_more() {
+    use cgpath_service::policy_files::{Whole, load};
+    use cgpath_service::store::Store;
+    let case = Case::new();
+    let whole = Whole::load(&case.path(example(&case))).unwrap();
+    std::fs::create_dir(case.path("store")).unwrap();
+    let store = Store::create(&case.path("store")).unwrap();
+    let kept = whole.keep(&store).unwrap();
+    std::fs::remove_dir_all(case.path("examples")).unwrap();
+    let loaded = load(&kept).unwrap();
+    assert_eq!(loaded.digest(), whole.policy.digest());
+    let jobs = loaded
+        .all_workloads()
+        .find(|one| one.workload.name == "shop/job")
+        .unwrap();
+    assert_eq!(jobs.container("job").unwrap().images.len(), 1);
+}
