@@ -54,7 +54,7 @@ pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
 pub use lookup::{
     Allowed, Basis, ContainerPolicy, ContentMatch, ImageFault, ImagePolicy, PodPolicy, Policy, Selected,
-    WorkloadPolicy, Workloads,
+    WorkloadPolicy, Workloads, named_digest,
 };
 pub use name::Name;
 pub use node::{

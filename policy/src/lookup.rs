@@ -9,7 +9,7 @@ mod images;
 mod pod;
 mod workloads;
 
-pub use images::{ImageFault, ImagePolicy};
+pub use images::{ImageFault, ImagePolicy, named_digest};
 pub(crate) use pod::TenantPolicy;
 pub use workloads::{ContainerPolicy, Selected, WorkloadPolicy, Workloads};
 
@@ -140,6 +140,17 @@ pub struct Allowed {
 }
 
 impl Allowed {
+    /// What stands in any of these, without excludes of a policy's own.
+    pub fn of(references: impl IntoIterator<Item = Reference>) -> Allowed {
+        let references = references
+            .into_iter()
+            .map(|reference| Arc::new(Indexed::new(reference)));
+        Allowed {
+            references: references.collect(),
+            excludes: Excludes::default(),
+        }
+    }
+
     /// Whether an exclude of the policy or of one of the reference files hides this path.
     /// [`Allowed::look_up`] does not ask.
     pub fn hides(&self, name: Name<'_>) -> Hidden {

@@ -117,6 +117,11 @@ impl Claim {
     }
 }
 
+/// The digest by which a runtime names an image, in any form in which one does.
+pub fn named_digest(reference: &str) -> Option<Digest> {
+    Claim::parse(reference).map(|(Claim::Id(digest) | Claim::OfRepository(digest))| digest)
+}
+
 impl Loader<'_> {
     /// The images of a container. `part` is what the policy calls the workload part, `key` what errors call
     /// the container, and `names` its reference files as the policy calls them.

@@ -9,6 +9,7 @@ mod coloured;
 mod event;
 mod explain;
 mod export;
+mod identify;
 mod input;
 mod kept;
 mod log;
@@ -71,6 +72,7 @@ enum Command {
     #[command(subcommand)]
     Collateral(collateral::CollateralCommand),
     Explain(explain::Explain),
+    Identify(identify::Identify),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
     Event(Box<event::Event>),
@@ -103,6 +105,7 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
         Command::Node(node) => node.run(out),
         Command::Collateral(collateral) => collateral.run(out),
         Command::Explain(explain) => explain.run(out),
+        Command::Identify(identify) => identify.run(out),
         Command::Report(report) => report.run(out),
         Command::Watch(watch) => watch.run(out),
         Command::Event(event) => event.run(out),

@@ -12,7 +12,7 @@ use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::refs::{
     Image, Images, Layer, MAX_IMAGE_NAME, MAX_INDEX_LEN, by_layers, digest_file, image_file, values_file,
 };
-use cgpath_policy::Reference;
+use cgpath_policy::{Allowed, Reference};
 use cgpath_refvals::HashOptions;
 use cgpath_refvals::image::{self, Identity, Platform};
 use cgpath_service::files::read_bounded;
@@ -139,13 +139,13 @@ impl Add {
 }
 
 /// The folder of an index.
-struct Index {
+pub(crate) struct Index {
     dir: PathBuf,
 }
 
 impl Index {
     /// One that is there.
-    fn open(dir: PathBuf) -> Result<Index, Failure> {
+    pub(crate) fn open(dir: PathBuf) -> Result<Index, Failure> {
         let images = dir.join("images");
         fs::metadata(&images).map_err(|e| {
             Failure::file(&images, &e)
@@ -195,7 +195,7 @@ impl Index {
     }
 
     /// All images, by name and platform.
-    fn images(&self) -> Result<Vec<Image>, Failure> {
+    pub(crate) fn images(&self) -> Result<Vec<Image>, Failure> {
         let folder = self.dir.join("images");
         let error = |e| Failure::file(&folder, &e);
         let mut images = Vec::new();
@@ -218,6 +218,13 @@ impl Index {
             key(a).cmp(&key(b))
         });
         Ok(images)
+    }
+
+    /// What an image has.
+    pub(crate) fn allowed(&self, image: &Image) -> Result<Allowed, Failure> {
+        let values = |of: &Layer| reference(&self.dir.join(values_file(&of.values)));
+        let values = image.layers.iter().map(values).collect::<Result<Vec<_>, _>>()?;
+        Ok(Allowed::of(values))
     }
 
     /// Those that are meant: by any of their digests, or by a name.

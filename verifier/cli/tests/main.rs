@@ -12,6 +12,7 @@ mod collateral;
 mod corim;
 mod documents;
 mod export;
+mod identify;
 mod log;
 mod policies;
 mod prove;
