@@ -380,9 +380,11 @@ pub fn policy_node(data: &[u8]) {
     let _ = NodePolicy::from_yaml("fuzz", data);
 }
 
-/// A file of reference values.
+/// A file of reference values, or one of the index of images.
 pub fn policy_reference(data: &[u8]) {
     let _ = Reference::from_json("fuzz", data);
+    let _ = cgpath_policy::refs::Image::from_json("fuzz", data);
+    let _ = cgpath_policy::refs::Images::from_json("fuzz", data);
 }
 
 /// A CoRIM, signed or not. What is read is written and read again as the same.

@@ -41,6 +41,7 @@ mod name;
 mod node;
 mod place;
 pub mod reference;
+pub mod refs;
 pub mod schema;
 mod tdx;
 mod workloads;
@@ -52,7 +53,8 @@ pub use error::{Error, Result};
 pub use exclude::{ExcludeError, Excludes, Hidden};
 pub use form::MAX_ITEMS;
 pub use lookup::{
-    Allowed, Basis, ContainerPolicy, ContentMatch, PodPolicy, Policy, Selected, WorkloadPolicy, Workloads,
+    Allowed, Basis, ContainerPolicy, ContentMatch, ImageFault, ImagePolicy, PodPolicy, Policy, Selected,
+    WorkloadPolicy, Workloads, named_digest,
 };
 pub use name::Name;
 pub use node::{
@@ -63,6 +65,6 @@ pub use node::{
 pub use reference::{Reference, Source, SourceKind};
 pub use tdx::{DEFAULT_MAX_COLLATERAL_AGE, NodeKeyPolicy, RtmrWriter, TcbStatus, TdxPolicy};
 pub use workloads::{
-    ANY_CONTAINER, Container, DEFAULT_SETTLE, MAX_SETTLE, Overlap, PodNames, Selector, UnknownPods, Workload,
-    WorkloadsFile,
+    ANY_CONTAINER, Container, DEFAULT_REFS, DEFAULT_SETTLE, ListedImage, MAX_SETTLE, Overlap, PodNames,
+    Selector, UnknownPods, Workload, WorkloadsFile,
 };

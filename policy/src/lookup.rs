@@ -5,9 +5,11 @@
 //! (see `cgpath-appraisal`).
 
 mod contents;
+mod images;
 mod pod;
 mod workloads;
 
+pub use images::{ImageFault, ImagePolicy, named_digest};
 pub(crate) use pod::TenantPolicy;
 pub use workloads::{ContainerPolicy, Selected, WorkloadPolicy, Workloads};
 
@@ -138,6 +140,17 @@ pub struct Allowed {
 }
 
 impl Allowed {
+    /// What stands in any of these, without excludes of a policy's own.
+    pub fn of(references: impl IntoIterator<Item = Reference>) -> Allowed {
+        let references = references
+            .into_iter()
+            .map(|reference| Arc::new(Indexed::new(reference)));
+        Allowed {
+            references: references.collect(),
+            excludes: Excludes::default(),
+        }
+    }
+
     /// Whether an exclude of the policy or of one of the reference files hides this path.
     /// [`Allowed::look_up`] does not ask.
     pub fn hides(&self, name: Name<'_>) -> Hidden {
@@ -606,6 +619,8 @@ struct Loader<'a> {
     read: BTreeMap<String, (Arc<Indexed>, [u8; 32])>,
     /// The workload part: its name, and the hash of its bytes.
     part: Option<(String, [u8; 32])>,
+    /// What the index of images says of them, beside their values: each file with its hash.
+    index: BTreeMap<String, (Vec<u8>, [u8; 32])>,
     total: u64,
     resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
 }
@@ -619,6 +634,7 @@ impl<'a> Loader<'a> {
             file,
             read: BTreeMap::new(),
             part: None,
+            index: BTreeMap::new(),
             total: 0,
             resolve,
         }
@@ -681,7 +697,8 @@ impl<'a> Loader<'a> {
     fn digest(&self, yaml: &[u8]) -> Digest {
         let read = self.read.iter().map(|(name, (_, digest))| (name, digest));
         let part = self.part.iter().map(|(name, digest)| (name, digest));
-        digest_of(yaml, read.chain(part).collect())
+        let index = self.index.iter().map(|(name, (_, digest))| (name, digest));
+        digest_of(yaml, read.chain(part).chain(index).collect())
     }
 }
 

@@ -62,7 +62,8 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
             let values = Values::of(pod, &old);
             workload.selector.uid() == Some(pod.uid)
                 && container.is_some_and(|container| {
-                    container.references.iter().eq(values.references)
+                    container.images.is_empty()
+                        && container.references.iter().eq(values.references)
                         && container.excludes.items().iter().eq(values.excludes)
                         && container.opaque == pod.opaque
                         && container.shared_memory_code == pod.shared_memory_code

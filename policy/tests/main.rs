@@ -9,6 +9,7 @@ mod corim;
 mod examples;
 mod excludes;
 mod ima;
+mod images;
 mod keylime;
 mod model;
 mod places;

@@ -143,7 +143,7 @@ fn a_container_has_its_own_values_and_the_runtimes_and_the_pod_runtime_those_of_
     let workload = &policy.workloads.as_ref().unwrap().list[0];
     let look_up = |container: &str, path: &'static str, content: &str| {
         let container = workload.container(container).unwrap();
-        policy.look_up_container(container, Name::True(path.as_bytes()), &sha256(content))
+        policy.look_up_container(&container.allowed, Name::True(path.as_bytes()), &sha256(content))
     };
     let accepted = |basis| ContentMatch::Accepted {
         basis,
@@ -249,7 +249,7 @@ fn a_key_that_nothing_appraises_yet_is_refused_with_its_line() {
         assert!(why.contains(words), "{why}");
     }
     for (key, words) in [
-        ("images: ['registry.example/*']", "references"),
+        ("images: ['registry.example/web:7']", "signed-by"),
         ("signed-by: [release]", "signatures"),
         ("executions: entrypoint", "kubectl exec"),
         ("exec: [/app/healthz]", "kubectl exec"),
@@ -493,7 +493,7 @@ fn what_version_1_accepts_of_the_sandbox_in_a_container_version_2_accepts_after_
         let digest = sha256(content);
         let before = old.look_up_pod(&uid, name(), &digest).unwrap();
         assert_eq!(before.is_accepted(), is_accepted, "{path} {content}");
-        let matched = new.look_up_container(container, name(), &digest);
+        let matched = new.look_up_container(&container.allowed, name(), &digest);
         assert_eq!(matched.is_accepted(), is_accepted, "{path} {content}");
     }
     assert_eq!(old.hides_in_pod(&uid, Name::True(b"/run/x")), Hidden::Yes);

@@ -97,6 +97,8 @@ pub struct Node {
     pub pod_files: BTreeMap<PodUid, BTreeMap<Vec<u8>, BTreeSet<Digest>>>,
     /// The workload part of a policy of version 2; without one the policy is of version 1.
     pub workloads: Option<String>,
+    /// The index of images that the workload part takes values from, by the names of its files.
+    pub refs: BTreeMap<String, Vec<u8>>,
     /// YAML lines that are added to the policy.
     pub extra_policy: String,
     /// `accept.banks`, as YAML.
@@ -159,6 +161,7 @@ impl Node {
             host_files: BTreeMap::new(),
             pod_files: BTreeMap::new(),
             workloads: None,
+            refs: BTreeMap::new(),
             extra_policy: "dangerous-boot-not-judged: true\n".into(),
             accept_banks: "[sha256]".into(),
             accept_templates: "[ima-ng]".into(),

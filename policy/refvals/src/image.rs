@@ -113,6 +113,16 @@ struct Configuration {
     rootfs: RootFs,
 }
 
+impl Configuration {
+    fn platform(&self) -> Option<Platform> {
+        Some(Platform {
+            os: self.os.clone()?,
+            architecture: self.architecture.clone()?,
+            variant: self.variant.clone(),
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct RootFs {
     diff_ids: Vec<String>,
@@ -135,6 +145,22 @@ struct Layer {
     diff_id: Digest,
 }
 
+/// The digests that name one image, and what else is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// What the archive or folder calls it; nothing where it does not.
+    pub names: Vec<String>,
+    /// The image indexes in it through which the manifest was found, the outermost first. The layout's own
+    /// `index.json` is none: no registry has it.
+    pub indexes: Vec<Digest>,
+    /// Its manifest; a docker archive has none.
+    pub manifest: Option<Digest>,
+    /// Its configuration.
+    pub configuration: Digest,
+    /// Its platform, as the configuration says.
+    pub platform: Option<Platform>,
+}
+
 /// Reference values of one image: every regular file of all layers together, and of `mounts`.
 ///
 /// # Errors
@@ -146,8 +172,25 @@ pub fn from_image(
     mounts: &[Mount],
     options: &mut HashOptions<'_>,
 ) -> Result<Reference> {
+    identified(store, choice, mounts, options).map(|(reference, _)| reference)
+}
+
+/// The same, and which image it is.
+///
+/// # Errors
+/// As [`from_image`].
+pub fn identified(
+    store: &mut dyn Store,
+    choice: &Choice,
+    mounts: &[Mount],
+    options: &mut HashOptions<'_>,
+) -> Result<(Reference, Identity)> {
     let what = store.name().to_owned();
-    let (source, layers) = if let Some(index) = json::<Document>(store, "index.json", None)? {
+    let Found {
+        source,
+        identity,
+        layers,
+    } = if let Some(index) = json::<Document>(store, "index.json", None)? {
         oci(store, index, choice)?
     } else if let Some(saved) = json::<Vec<Saved>>(store, "manifest.json", None)? {
         docker(store, saved, choice)?
@@ -171,10 +214,18 @@ pub fn from_image(
                 why,
             })?;
     }
-    tree.into_reference(&what, Reference::new(source))
+    let reference = tree.into_reference(&what, Reference::new(source))?;
+    Ok((reference, identity))
 }
 
-fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<(Source, Vec<Layer>)> {
+/// An image that was found, before its layers are read.
+struct Found {
+    source: Source,
+    identity: Identity,
+    layers: Vec<Layer>,
+}
+
+fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<Found> {
     let what = store.name().to_owned();
     let mut candidates = index.manifests.unwrap_or_default();
     if let Some(image) = &choice.image {
@@ -189,6 +240,7 @@ fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<(Sourc
         }
     }
     let mut name = None;
+    let mut indexes = Vec::new();
     for _ in 0..MAX_NESTING {
         let chosen = choose(&what, candidates, choice)?;
         name = name.or_else(|| chosen.names().next().map(str::to_owned));
@@ -197,7 +249,10 @@ fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<(Sourc
         let document: Document =
             json(store, &path, Some((&digest, chosen.size)))?.ok_or_else(|| missing(&what, &path))?;
         match (document.manifests, document.config, document.layers) {
-            (Some(manifests), _, _) => candidates = manifests,
+            (Some(manifests), _, _) => {
+                candidates = manifests;
+                indexes.push(digest);
+            }
             (None, Some(config), Some(layers)) => {
                 let config_digest = sha256(&what, &config.digest)?;
                 let path = blob_path(&config_digest);
@@ -212,12 +267,24 @@ fn oci(store: &mut dyn Store, index: Document, choice: &Choice) -> Result<(Sourc
                         diff_id,
                     })
                 });
+                let identity = Identity {
+                    names: name.iter().cloned().collect(),
+                    indexes,
+                    manifest: Some(digest.clone()),
+                    configuration: config_digest,
+                    platform: configuration.platform(),
+                };
+                let layers = layers.collect::<Result<_>>()?;
                 let source = Source {
                     kind: SourceKind::Image,
-                    name: name.unwrap_or(what.clone()),
+                    name: name.unwrap_or(what),
                     digest: Some(digest),
                 };
-                return Ok((source, layers.collect::<Result<_>>()?));
+                return Ok(Found {
+                    source,
+                    identity,
+                    layers,
+                });
             }
             _ => {
                 return Err(Error::Unsupported {
@@ -275,7 +342,7 @@ fn choose(what: &str, mut candidates: Vec<Descriptor>, choice: &Choice) -> Resul
     }
 }
 
-fn docker(store: &mut dyn Store, mut images: Vec<Saved>, choice: &Choice) -> Result<(Source, Vec<Layer>)> {
+fn docker(store: &mut dyn Store, mut images: Vec<Saved>, choice: &Choice) -> Result<Found> {
     let what = store.name().to_owned();
     let tags = |image: &Saved| image.repo_tags.clone().unwrap_or_default();
     let all: Vec<String> = images.iter().flat_map(tags).collect();
@@ -317,13 +384,24 @@ fn docker(store: &mut dyn Store, mut images: Vec<Saved>, choice: &Choice) -> Res
             diff_id,
         })
     });
-    let name = tags(&image).into_iter().next().unwrap_or(what.clone());
+    let layers = layers.collect::<Result<_>>()?;
+    let identity = Identity {
+        names: tags(&image),
+        indexes: Vec::new(),
+        manifest: None,
+        configuration: digest.clone(),
+        platform: configuration.platform(),
+    };
     let source = Source {
         kind: SourceKind::Image,
-        name,
+        name: identity.names.first().cloned().unwrap_or(what),
         digest: Some(digest),
     };
-    Ok((source, layers.collect::<Result<_>>()?))
+    Ok(Found {
+        source,
+        identity,
+        layers,
+    })
 }
 
 /// The digests of the unpacked layers, one for each of `layers`; also checks the platform where one was asked
@@ -334,15 +412,7 @@ fn diff_ids(
     choice: &Choice,
     layers: usize,
 ) -> Result<Vec<Digest>> {
-    if let (Some(wanted), Some(os), Some(architecture)) =
-        (&choice.platform, &configuration.os, &configuration.architecture)
-    {
-        let variant = configuration.variant.clone();
-        let found = Platform {
-            os: os.clone(),
-            architecture: architecture.clone(),
-            variant,
-        };
+    if let (Some(wanted), Some(found)) = (&choice.platform, configuration.platform()) {
         if wanted.fit(&found).is_none() {
             let why = format!("no image for platform {wanted}");
             return Err(Error::Choose {

@@ -4,7 +4,8 @@
 //! `*`, or none. Not here: what a pod is called (see `cgpath-evidence`), what follows where no entry matches
 //! (see `cgpath-appraisal`).
 
-use super::{Allowed, ContentMatch, Loader, Policy, digest_of};
+use super::{Allowed, ContentMatch, ImagePolicy, Loader, Policy, digest_of};
+use crate::refs::{digest_file, image_file, values_file};
 use crate::{
     ANY_CONTAINER, Container, DEFAULT_SETTLE, Error, Hidden, Name, Opaque, PodNames, Result,
     SharedMemoryCode, UnknownPods, Workload, WorkloadsFile,
@@ -38,8 +39,10 @@ pub struct WorkloadPolicy {
 pub struct ContainerPolicy {
     /// What the file says.
     pub container: Container,
-    /// Its reference values.
+    /// The values of its `references`; without any, nothing but its excludes.
     pub allowed: Allowed,
+    /// The images that it may run, none twice; where there are none, any.
+    pub images: Vec<ImagePolicy>,
 }
 
 /// Which workload a pod is.
@@ -109,7 +112,8 @@ impl Workloads {
     /// The values of all containers of all workloads.
     fn all_allowed(&self) -> impl Iterator<Item = &Allowed> {
         let containers = self.list.iter().flat_map(|workload| workload.containers.values());
-        containers.map(|container| &container.allowed)
+        let all = containers.flat_map(ContainerPolicy::all_allowed);
+        all.map(|(_, allowed)| allowed)
     }
 
     /// The workloads in which a reference file counts, by what the node part would call it.
@@ -140,6 +144,7 @@ impl Workloads {
             if container.container.shared_memory_code == SharedMemoryCode::Trust {
                 found.push(format!("{named}.shared-memory-code: trust"));
             }
+            // Values of images bring none.
             let items = container.allowed.excludes().flat_map(|excludes| excludes.items());
             found.extend(items.map(|item| format!("{named}.excludes: {item}")));
         }
@@ -148,7 +153,7 @@ impl Workloads {
 }
 
 /// The name of a file beside another one; an absolute one is as it is.
-fn beside(file: &str, name: &str) -> String {
+pub(super) fn beside(file: &str, name: &str) -> String {
     match file.rsplit_once('/') {
         Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}"),
         _ => name.to_owned(),
@@ -156,6 +161,12 @@ fn beside(file: &str, name: &str) -> String {
 }
 
 impl Loader<'_> {
+    /// The hash of a file that was read, by what the policy calls it.
+    fn hash(&self, name: &str) -> Option<[u8; 32]> {
+        let read = self.read.get(name).map(|(_, hash)| *hash);
+        read.or_else(|| self.index.get(name).map(|(_, hash)| *hash))
+    }
+
     /// The workload part that the policy calls `name`.
     pub(super) fn workloads(&mut self, name: &str) -> Result<Workloads> {
         let bytes = self.bytes(name)?;
@@ -167,18 +178,33 @@ impl Loader<'_> {
             for (called, container) in &workload.containers {
                 let key = format!("workloads: {}: {called}", workload.name);
                 let names: Vec<String> = container.references.iter().map(|own| beside(name, own)).collect();
-                let allowed =
-                    self.allowed(&key, &names, &container.excludes)
-                        .map_err(|error| match error {
-                            // A reference file that is malformed names itself.
-                            Error::Unresolved { .. } | Error::Meaning { .. } => error.in_file(name),
-                            other => other,
-                        })?;
-                for (written, read) in container.references.iter().zip(&names) {
-                    own.extend(self.read.get(read).map(|(_, digest)| (written.clone(), *digest)));
+                let allowed = match names.is_empty() {
+                    true => Allowed {
+                        references: Vec::new(),
+                        excludes: container.excludes.clone(),
+                    },
+                    false => self
+                        .allowed(&key, &names, &container.excludes)
+                        .map_err(of_part(name))?,
+                };
+                let images = self.images(name, &file, &key, container, &names)?;
+                for written in container
+                    .references
+                    .iter()
+                    .cloned()
+                    .chain(of_index(&file.refs, &images, container))
+                {
+                    own.extend(self.hash(&beside(name, &written)).map(|hash| (written, hash)));
                 }
                 let container = container.clone();
-                containers.insert(called.clone(), ContainerPolicy { container, allowed });
+                containers.insert(
+                    called.clone(),
+                    ContainerPolicy {
+                        container,
+                        allowed,
+                        images,
+                    },
+                );
             }
             list.push(WorkloadPolicy {
                 workload: workload.clone(),
@@ -195,21 +221,36 @@ impl Loader<'_> {
     }
 }
 
+/// The files of the index of images that a container's images were read from, as the workload part would
+/// name them.
+fn of_index(refs: &str, images: &[ImagePolicy], container: &Container) -> Vec<String> {
+    let listed = container.images.iter().map(|listed| digest_file(listed.digest()));
+    let own = images.iter().map(|of| image_file(&of.image.configuration));
+    let layers = images.iter().flat_map(|of| &of.image.layers);
+    let layers = layers.map(|layer| values_file(&layer.values));
+    let all = listed.chain(own).chain(layers);
+    all.map(|file| format!("{refs}/{file}")).collect()
+}
+
+/// Says of an error that it is the workload part's; a reference file that is malformed names itself.
+pub(super) fn of_part(part: &str) -> impl Fn(Error) -> Error + '_ {
+    move |error| match error {
+        Error::Unresolved { .. } | Error::Meaning { .. } => error.in_file(part),
+        other => other,
+    }
+}
+
 impl Policy {
     /// The workloads that this policy has, in their order; none under version 1.
     pub fn all_workloads(&self) -> impl Iterator<Item = &WorkloadPolicy> {
         self.workloads.iter().flat_map(|part| &part.list)
     }
 
-    /// Looks up a content found in a container: in its own values, then the runtime files by hash, since the
-    /// runtime runs a copy of itself while it sets the container up.
-    pub fn look_up_container(
-        &self,
-        container: &ContainerPolicy,
-        name: Name<'_>,
-        digest: &Digest,
-    ) -> ContentMatch {
-        let own = container.allowed.look_up(name, digest);
+    /// Looks up a content found in a container: in its own values ([`ContainerPolicy::allowed`], or those of
+    /// the image that it runs), then the runtime files by hash, since the runtime runs a copy of itself while
+    /// it sets the container up.
+    pub fn look_up_container(&self, allowed: &Allowed, name: Name<'_>, digest: &Digest) -> ContentMatch {
+        let own = allowed.look_up(name, digest);
         match own.is_accepted() {
             true => own,
             false => self.runtime_file(digest).unwrap_or(own),

@@ -84,7 +84,7 @@ pub(super) fn pods<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<
 }
 
 /// The name of a file beside the policy.
-pub(super) fn file_name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
+pub(crate) fn file_name<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Option<String>, D::Error> {
     let text = String::deserialize(d)?;
     if text.is_empty() || text.len() > MAX_PATH_LEN || text.chars().any(char::is_control) {
         return Err(de::Error::custom(format!(

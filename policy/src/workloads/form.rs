@@ -4,7 +4,7 @@
 //! Promise: a key that nothing appraises is an error at its own place. Not here: which keys there are (see
 //! `workloads`).
 
-use super::{ANY_CONTAINER, Container, MAX_SETTLE, Selector, Workload};
+use super::{ANY_CONTAINER, Container, ListedImage, MAX_SETTLE, Selector, Workload};
 use crate::form::{MAX_ITEMS, distinct, refused, whole};
 use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, is_label, is_name};
 use cgpath_evidence::text::quoted;
@@ -22,13 +22,6 @@ pub(super) fn version_two<'de, D: Deserializer<'de>>(d: D) -> core::result::Resu
 
 pub(super) fn signatures<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
     refused(d, "signatures of images are not checked yet: leave this key out")
-}
-
-pub(super) fn images<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
-    refused(
-        d,
-        "values are not looked up by an image's digest yet: name the image's values with `references`",
-    )
 }
 
 pub(super) fn executions<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
@@ -59,6 +52,22 @@ impl<'de, T, P: FnOnce(&str) -> core::result::Result<T, String>> de::Visitor<'de
     }
     fn visit_str<E: de::Error>(self, text: &str) -> core::result::Result<T, E> {
         (self.0)(text).map_err(E::custom)
+    }
+}
+
+/// The name of a folder, without the `/` that may end it.
+pub(super) fn folder<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<String, D::Error> {
+    let name = crate::node::form::file_name(d)?.unwrap_or_default();
+    let shorter = name.trim_end_matches('/');
+    match shorter.is_empty() {
+        true => Ok(name),
+        false => Ok(shorter.to_owned()),
+    }
+}
+
+impl<'de> Deserialize<'de> for ListedImage {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<ListedImage, D::Error> {
+        d.deserialize_str(Text(ListedImage::parse))
     }
 }
 
@@ -160,10 +169,25 @@ impl<'de> Deserialize<'de> for ContainerKey {
     }
 }
 
+/// A container, checked as a whole where it stands.
+struct Checked(Container);
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> core::result::Result<Checked, D::Error> {
+        let container = whole(d, |container: &Container| {
+            match container.images.is_empty() && container.references.is_empty() {
+                true => Err("a container has `images`, `references` or both".to_owned()),
+                false => Ok(()),
+            }
+        });
+        container.map(Checked)
+    }
+}
+
 pub(super) fn containers<'de, D: Deserializer<'de>>(
     d: D,
 ) -> core::result::Result<BTreeMap<String, Container>, D::Error> {
-    let found = whole(d, |found: &BTreeMap<ContainerKey, Container>| {
+    let found = whole(d, |found: &BTreeMap<ContainerKey, Checked>| {
         match (1..=MAX_ITEMS).contains(&found.len()) {
             true => Ok(()),
             false => Err(format!(
@@ -173,7 +197,7 @@ pub(super) fn containers<'de, D: Deserializer<'de>>(
     })?;
     Ok(found
         .into_iter()
-        .map(|(key, container)| (key.0, container))
+        .map(|(key, container)| (key.0, container.0))
         .collect())
 }
 

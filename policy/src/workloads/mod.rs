@@ -6,16 +6,18 @@
 //! come from (see `cgpath-evidence`).
 
 mod form;
+mod image;
 mod overlap;
 
+pub use image::ListedImage;
 pub use overlap::Overlap;
 
-use crate::form::{name, texts};
+use crate::form::{name, some, texts};
 use crate::node::form::WrittenUid;
 use crate::{Excludes, Opaque, Result, SharedMemoryCode};
 use cgpath_evidence::PodUid;
 use form::{
-    containers, executions, images, labels, later, listed, namespace, needs_api, seconds, selector,
+    containers, executions, folder, labels, later, listed, namespace, needs_api, seconds, selector,
     signatures, version_two,
 };
 use schemars::JsonSchema;
@@ -26,6 +28,8 @@ use std::collections::BTreeMap;
 pub const DEFAULT_SETTLE: u32 = 120;
 /// Nor may a policy let it wait for longer than this many seconds.
 pub const MAX_SETTLE: u32 = 3600;
+/// The folder of the index of images, unless the policy says otherwise.
+pub const DEFAULT_REFS: &str = "refs";
 /// Stands for every container that has no entry of its own.
 pub const ANY_CONTAINER: &str = "*";
 
@@ -50,6 +54,10 @@ pub struct WorkloadsFile {
     #[serde(default = "default_settle", deserialize_with = "seconds")]
     #[schemars(schema_with = "form::settle_schema")]
     pub settle: u32,
+    /// The folder of the index of images (`cgpath refs`), relative to this file's folder.
+    #[serde(default = "default_refs", deserialize_with = "folder")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub refs: String,
     /// The workloads; the first one whose `match` holds decides. With an empty list any pod is unknown.
     #[serde(deserialize_with = "listed")]
     #[schemars(length(max = 4096))]
@@ -61,6 +69,10 @@ pub struct WorkloadsFile {
 
 fn default_settle() -> u32 {
     DEFAULT_SETTLE
+}
+
+fn default_refs() -> String {
+    DEFAULT_REFS.to_owned()
 }
 
 /// What to do about pods that no workload matches (V8).
@@ -128,9 +140,16 @@ pub struct Selector {
 /// What one container may run.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(extend("anyOf" = [{ "required": ["images"] }, { "required": ["references"] }]))]
 pub struct Container {
-    /// Reference files of its image, relative to this file's folder.
-    #[serde(deserialize_with = "texts")]
+    /// V8: the images that it may run, each as `NAME@sha256:…`: the digest of an image's index, manifest or
+    /// configuration. Their values come from the index of images (`refs`). The name is for people.
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub images: Vec<ListedImage>,
+    /// Reference files, relative to this file's folder. Beside `images` they count in whichever of these it
+    /// runs; without, it may run any image, and they say what is in it.
+    #[serde(default, deserialize_with = "texts")]
     #[schemars(length(min = 1, max = 4096))]
     pub references: Vec<String>,
     /// Paths that are not appraised in this container.
@@ -142,9 +161,6 @@ pub struct Container {
     /// V9: what to do when it makes shared memory without a name (a memfd) executable after it was mapped.
     #[serde(default)]
     pub shared_memory_code: SharedMemoryCode,
-    #[serde(default, deserialize_with = "images")]
-    #[schemars(skip)]
-    images: (),
     #[serde(default, deserialize_with = "signatures")]
     #[schemars(skip)]
     signed_by: (),

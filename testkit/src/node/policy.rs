@@ -4,9 +4,10 @@
 use super::Node;
 use crate::{COLLECTOR, IMA_POLICY, NODE, NOW, sha256};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
-use cgpath_evidence::PodUid;
 use cgpath_evidence::td::{node_key_hash, public_node_key};
-use cgpath_policy::{Policy, Reference, Source, SourceKind};
+use cgpath_evidence::{Digest, PodUid};
+use cgpath_policy::refs::{self, Image, Images, Layer};
+use cgpath_policy::{DEFAULT_REFS, Policy, Reference, Source, SourceKind};
 
 impl Node {
     /// `anchors` and `banks` of the policy's `accept`, and its `tdx`.
@@ -64,6 +65,9 @@ impl Node {
         if name == "workloads.yaml" {
             return self.workloads.clone().map(String::into_bytes);
         }
+        if let Some(bytes) = self.refs.get(name) {
+            return Some(bytes.clone());
+        }
         let uid = name.strip_suffix(".json")?;
         let (files, learned) = if uid == "host" {
             (&self.host_files, false)
@@ -88,6 +92,39 @@ impl Node {
         let mut out = Vec::new();
         reference.write_json(&mut out).unwrap();
         Some(out)
+    }
+
+    /// Puts an image into the index of images: its digests, and what it has at which path, all in one layer.
+    pub fn add_image(&mut self, mut image: Image, files: &[(&str, Digest)]) {
+        let layer = sha256(image.configuration.bytes());
+        let mut values = Reference::new(Source {
+            kind: SourceKind::Image,
+            name: format!("layer {layer}"),
+            digest: None,
+        });
+        for (path, digest) in files {
+            values.insert(path.as_bytes().to_vec(), digest.clone()).unwrap();
+        }
+        let mut json = Vec::new();
+        values.write_json(&mut json).unwrap();
+        let values = sha256(&json);
+        let mut put = |name: String, bytes| self.refs.insert(format!("{DEFAULT_REFS}/{name}"), bytes);
+        put(refs::values_file(&values), json);
+        image.layers.push(Layer { layer, values });
+        put(
+            refs::image_file(&image.configuration),
+            image.to_json().into_bytes(),
+        );
+        for digest in image.digests() {
+            let name = format!("{DEFAULT_REFS}/{}", refs::digest_file(digest));
+            let known = self
+                .refs
+                .get(&name)
+                .map(|json| Images::from_json(&name, json).unwrap());
+            let mut named = known.map(|known| known.images).unwrap_or_default();
+            named.insert(image.configuration.clone());
+            self.refs.insert(name, Images::new(named).to_json().into_bytes());
+        }
     }
 
     /// The policy under which an honest run of this node is trusted.

@@ -54,6 +54,7 @@ pub mod ear;
 pub mod event;
 pub mod follow;
 pub mod forget;
+pub mod identify;
 mod inputs;
 mod jws;
 mod results;

@@ -11,6 +11,7 @@ mod boot_log;
 mod ear;
 mod follow;
 mod honest;
+mod images;
 mod learned;
 mod lives;
 mod long_lists;

@@ -9,6 +9,7 @@ mod coloured;
 mod event;
 mod explain;
 mod export;
+mod identify;
 mod input;
 mod kept;
 mod log;
@@ -16,6 +17,7 @@ mod node;
 mod output;
 mod policy;
 mod prove;
+mod refs;
 mod report;
 mod serve;
 mod tenant;
@@ -54,6 +56,9 @@ enum Command {
     /// Makes reference values and checks policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Keeps the images that policies take values from by their digests: an index, in a folder
+    #[command(subcommand)]
+    Refs(refs::RefsCommand),
     /// Appraises evidence in a file by a policy
     Verify(Box<verify::Verify>),
     /// Makes a tenant's bundle: one pod's records, proven complete, and nothing of other pods
@@ -67,6 +72,7 @@ enum Command {
     #[command(subcommand)]
     Collateral(collateral::CollateralCommand),
     Explain(explain::Explain),
+    Identify(identify::Identify),
     /// Makes one self-contained HTML page about a node: verdicts over time and what they rest on
     Report(Box<report::Report>),
     Event(Box<event::Event>),
@@ -92,12 +98,14 @@ fn run(command: Command, out: &mut Output) -> Result<Status, Failure> {
     match command {
         Command::Log(log) => log.run(out),
         Command::Policy(policy) => policy.run(out),
+        Command::Refs(refs) => refs.run(out),
         Command::Verify(verify) => verify.run(out),
         Command::Prove(prove) => prove.run(out),
         Command::Export(export) => export.run(out),
         Command::Node(node) => node.run(out),
         Command::Collateral(collateral) => collateral.run(out),
         Command::Explain(explain) => explain.run(out),
+        Command::Identify(identify) => identify.run(out),
         Command::Report(report) => report.run(out),
         Command::Watch(watch) => watch.run(out),
         Command::Event(event) => event.run(out),

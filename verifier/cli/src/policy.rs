@@ -6,7 +6,7 @@ mod check;
 mod corim;
 mod deb;
 mod diff;
-mod files;
+pub(crate) mod files;
 mod keylime;
 mod lint;
 mod migrate;
@@ -18,12 +18,12 @@ pub use test::states;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
 use cgpath_policy::{Reference, Source, SourceKind};
-use cgpath_refvals::image::{self, Choice, Mount, Platform, TarStore};
+use cgpath_refvals::image::{self, Mount, Platform};
 use cgpath_refvals::{self as generate, Digester, HashOptions, Progress, list::Learner, rootfs_archive};
 use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files::PolicyFileError;
 use clap::{Args, Subcommand, ValueEnum};
-use files::{Bar, Folder, Walk};
+use files::{Bar, Walk};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read};
@@ -171,9 +171,10 @@ pub struct Common {
 
 #[derive(Args)]
 pub struct FromImage {
-    /// The image: a tar archive, packed with gzip, xz or zstd or not, or the folder of an OCI layout
+    /// The image: a tar archive, packed with gzip, xz or zstd or not, the folder of an OCI layout, or
+    /// containerd's (`/var/lib/containerd`)
     image_path: PathBuf,
-    /// Which image, where there are several: name, tag or manifest digest
+    /// Which image, where there are several: name, tag or manifest digest; of containerd's NAME@DIGEST
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
     /// Which platform, where there are several; this machine's by default. As a node takes them: arm64 is
@@ -207,11 +208,11 @@ pub struct FromLog {
     output: PathBuf,
 }
 
-fn algorithm(text: &str) -> Result<Bank, String> {
+pub(crate) fn algorithm(text: &str) -> Result<Bank, String> {
     Bank::from_name(text).ok_or_else(|| format!("one of {}", Bank::ALL.map(Bank::name).join(", ")))
 }
 
-fn platform(text: &str) -> Result<Platform, String> {
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     Platform::parse(text).ok_or_else(|| "OS/ARCHITECTURE[/VARIANT], such as linux/arm64".into())
 }
 
@@ -279,7 +280,6 @@ impl PolicyCommand {
 
 impl FromImage {
     fn run(self, out: &mut Output) -> Result<Status, Failure> {
-        let name = escape(self.image_path.as_os_str().as_bytes());
         let mut bar = Bar::new();
         let mut mounts = Vec::new();
         for (host, inside) in &self.mount {
@@ -298,40 +298,13 @@ impl FromImage {
                 Ok(())
             })?;
         }
-        let choice = Choice {
-            image: self.image,
-            platform: self.platform,
-        };
+        let (mut store, choice) = files::open_image(&self.image_path, self.image, self.platform)?;
         let mut progress = |p| bar.show(p);
         let mut options = HashOptions {
             banks: &self.common.algorithms,
             progress: &mut progress,
         };
-        let metadata = fs::metadata(&self.image_path).map_err(|e| {
-            let failure = Failure::file(&self.image_path, &e);
-            match e.kind() {
-                io::ErrorKind::NotFound => failure.hint(
-                    "name an archive or an OCI layout's folder; `skopeo copy docker://IMAGE \
-                     oci-archive:app.tar` fetches one",
-                ),
-                _ => failure,
-            }
-        })?;
-        let reference = if metadata.is_dir() {
-            let mut store = Folder {
-                name,
-                root: self.image_path,
-            };
-            image::from_image(&mut store, &choice, &mounts, &mut options)
-        } else {
-            let file = File::open(&self.image_path).map_err(|e| Failure::file(&self.image_path, &e))?;
-            // Unpacked to a file that nobody else sees, since its parts are read more than once.
-            let mut plain = tempfile::tempfile().map_err(|e| Failure::file(&std::env::temp_dir(), &e))?;
-            let is_packed = image::decompress(&name, BufReader::new(&file), &mut plain);
-            is_packed
-                .and_then(|is_packed| TarStore::new(&name, if is_packed { plain } else { file }))
-                .and_then(|mut store| image::from_image(&mut store, &choice, &mounts, &mut options))
-        };
+        let reference = image::from_image(&mut *store, &choice, &mounts, &mut options);
         finish(
             &reference.map_err(|e| failure(&e))?,
             &self.common.output,
@@ -528,7 +501,7 @@ fn write_whole(path: &Path, reference: &Reference) -> io::Result<()> {
     written
 }
 
-fn failure(error: &generate::Error) -> Failure {
+pub(crate) fn failure(error: &generate::Error) -> Failure {
     use generate::Error as E;
     let (kind, hint) = match error {
         E::Io { .. } => ("io", None),
@@ -567,7 +540,7 @@ impl From<PolicyFileError> for Failure {
 }
 
 /// A policy or a reference file that cannot be used.
-fn refused(error: &cgpath_policy::Error) -> Failure {
+pub(crate) fn refused(error: &cgpath_policy::Error) -> Failure {
     let failure = Failure::new("policy", escape(error.to_string().as_bytes()));
     match error {
         cgpath_policy::Error::Syntax { .. } => failure.hint(
@@ -582,7 +555,7 @@ fn refused(error: &cgpath_policy::Error) -> Failure {
 }
 
 /// Reads a file of reference values.
-fn reference(path: &Path) -> Result<Reference, Failure> {
+pub(crate) fn reference(path: &Path) -> Result<Reference, Failure> {
     let json = read_bounded(path, cgpath_policy::reference::MAX_REFERENCE_LEN as u64)
         .map_err(|e| Failure::file(path, &e))?;
     Reference::from_json(&path.display().to_string(), &json).map_err(|e| refused(&e))

@@ -12,11 +12,13 @@ mod collateral;
 mod corim;
 mod documents;
 mod export;
+mod identify;
 mod log;
 mod policies;
 mod prove;
 #[path = "../../../evidence/tests/common/vectors.rs"]
 mod published;
+mod refs;
 mod serve;
 mod verify;
 

@@ -277,7 +277,10 @@ fn parts<'p>(finding: &Finding, verdict: &Verdict, policy: &'p Policy) -> Vec<(S
             let mut workloads = policy.all_workloads();
             let workload = workloads.find(|one| Some(one.workload.name.as_str()) == name);
             let containers = workload.into_iter().flat_map(|workload| workload.containers());
-            parts.extend(containers.map(|(name, of)| (format!("container {name}"), &of.allowed)));
+            for (name, of) in containers {
+                let all = of.all_allowed().map(|(_, allowed)| allowed);
+                parts.extend(all.map(|allowed| (format!("container {name}"), allowed)));
+            }
             parts.push((SANDBOX.to_owned(), &policy.sandbox));
         }
         _ => parts.push(own(&policy.host)),

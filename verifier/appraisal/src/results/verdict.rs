@@ -448,6 +448,10 @@ pub struct ContainerVerdict {
     /// What the runtime says that this image is: enriched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
+    /// Which of the images that the policy lists for it this is, as the policy writes it. What it used was
+    /// appraised by this image's values. Absent where the policy lists none, and where it is none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed: Option<String>,
     /// Whether what it used is accepted.
     pub state: State,
 }
@@ -510,6 +514,9 @@ impl core::fmt::Display for ContainerVerdict {
         }
         for reference in &self.references {
             write!(f, "  {}", escape(reference.as_bytes()))?;
+        }
+        if let Some(listed) = &self.listed {
+            write!(f, "  listed as {}", escape(listed.as_bytes()))?;
         }
         Ok(())
     }

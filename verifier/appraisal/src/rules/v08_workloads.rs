@@ -1,10 +1,11 @@
 //! V8 and V9 under a policy of version 2: which workload a pod is, and whether each of its containers used
 //! what the policy accepts there.
 //!
-//! Promises: a content is judged by the container whose directory is the first one below the pod's; what is
-//! outside of all known containers has the sandbox's and the runtime's own values alone; all of it is
-//! concluded anew in each round, from what was used and from the names that are there. Not here: what was
-//! used (see `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
+//! Promises: a content is judged by the container whose directory is the first one below the pod's, and where
+//! the policy lists images by the one that the container is said to run; what is outside of all known
+//! containers has the sandbox's and the runtime's own values alone; all of it is concluded anew in each
+//! round, from what was used and from the names that are there. Not here: what was used (see
+//! `v09_contents`), what the names are (see `names`), the verdict on the pod (see `v08_pods`).
 
 use crate::results::finding::{Finding, Severity, Subject};
 use crate::results::verdict::{ContainerVerdict, PodPart, State};
@@ -17,10 +18,13 @@ use crate::rules::v09_opaque;
 use crate::rules::waits::Waits;
 use cgpath_evidence::{ContainerName, Digest, PartitionKey, PodUid, Provenance};
 use cgpath_policy::{
-    ContainerPolicy, ContentMatch, Hidden, Name, Opaque, PodNames, Policy, Selected, SharedMemoryCode,
-    WorkloadPolicy, Workloads, is_opaque,
+    Allowed, ContainerPolicy, ContentMatch, Hidden, Name, Opaque, PodNames, Policy, Selected,
+    SharedMemoryCode, WorkloadPolicy, Workloads, is_opaque,
 };
 use std::collections::BTreeSet;
+
+/// A finding about an image names as many of those that the policy lists.
+const MAX_EXPECTED: usize = 8;
 
 /// What is known of a pod by its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +54,8 @@ pub(crate) struct Case {
 /// What a part of a pod may use.
 #[derive(Clone, Copy)]
 enum Values<'p> {
-    Container(&'p ContainerPolicy),
+    /// A container's, with what may be in the image that it runs.
+    Container(&'p ContainerPolicy, &'p Allowed),
     /// The sandbox's, and the runtime's own.
     Runtime,
     /// Those of the runtime, and all else waits.
@@ -165,6 +170,7 @@ fn verdict_on(name: &ContainerName, state: State) -> ContainerVerdict {
         sandbox: name.sandbox,
         image: name.image.clone(),
         references: name.references.clone(),
+        listed: None,
         state,
     }
 }
@@ -185,7 +191,7 @@ fn trusts_opaque(container: &ContainerPolicy) -> bool {
 /// Whether code in shared memory is trusted; `None` outside of containers, since a runtime compiles nothing.
 fn trusts_shared_memory_code(values: Values<'_>) -> Option<bool> {
     match values {
-        Values::Container(of) => Some(of.container.shared_memory_code == SharedMemoryCode::Trust),
+        Values::Container(of, _) => Some(of.container.shared_memory_code == SharedMemoryCode::Trust),
         Values::Runtime | Values::Unsettled | Values::None => None,
     }
 }
@@ -199,7 +205,7 @@ impl Bench<'_> {
     /// said, or not yet.
     fn trusts_opaque(&self, values: Values<'_>) -> Option<bool> {
         match values {
-            Values::Container(of) => Some(trusts_opaque(of)),
+            Values::Container(of, _) => Some(trusts_opaque(of)),
             Values::Runtime => Some(self.trusts_opaque),
             Values::Unsettled | Values::None => None,
         }
@@ -236,12 +242,25 @@ impl Bench<'_> {
         uses: &Uses,
         case: &mut Case,
     ) -> ContainerVerdict {
+        let mut listed = None;
         let (values, part) = match workload.container(&name.name) {
             _ if name.sandbox => (Values::Runtime, Some(PodPart::Sandbox)),
-            Some(container) => {
-                let part = PodPart::Container(name.name.clone());
-                (Values::Container(container), Some(part))
-            }
+            Some(container) => match container.image(&name.references) {
+                Ok(image) => {
+                    listed = image.map(|image| image.listed.to_string());
+                    let allowed = image.map_or(&container.allowed, |image| &image.allowed);
+                    let part = PodPart::Container(name.name.clone());
+                    (Values::Container(container, allowed), Some(part))
+                }
+                Err(fault) => {
+                    let text = format!("container {}: {fault}", name.name);
+                    let finding = Finding::fail(Rule::KnownPods, self.subject(), text);
+                    let expected = container.container.images.iter().take(MAX_EXPECTED);
+                    let finding = expected.fold(finding.found(image_of(name)), Finding::expected);
+                    case.say(finding.resting_on(Provenance::Enriched));
+                    (Values::None, None)
+                }
+            },
             None => {
                 let finding = Finding::fail(
                     Rule::KnownPods,
@@ -260,7 +279,10 @@ impl Bench<'_> {
             true => State::Untrusted,
             false => State::Trusted,
         };
-        verdict_on(name, state)
+        ContainerVerdict {
+            listed,
+            ..verdict_on(name, state)
+        }
     }
 
     /// A container that the runtime has not named, or keeps silent about.
@@ -298,6 +320,7 @@ impl Bench<'_> {
             sandbox: false,
             image: String::new(),
             references: Vec::new(),
+            listed: None,
             state,
         }
     }
@@ -347,7 +370,7 @@ impl Bench<'_> {
             findings: Vec::new(),
         };
         let allowed = match values {
-            Values::Container(container) => &container.allowed,
+            Values::Container(_, allowed) => allowed,
             Values::Runtime | Values::Unsettled => &self.policy.sandbox,
             Values::None => return opinion,
         };
@@ -370,7 +393,7 @@ impl Bench<'_> {
             opinion.findings.push(undecided(key, label));
         }
         let appraisal = match values {
-            Values::Container(container) => self.policy.look_up_container(container, name, digest),
+            Values::Container(..) => self.policy.look_up_container(allowed, name, digest),
             _ => self.policy.look_up_pod_runtime(name, digest),
         };
         match &appraisal {

@@ -93,6 +93,17 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
         name: &'a str,
         paths: usize,
         learned: Vec<&'a str>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        images: Vec<Image<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Image<'a> {
+        listed: String,
+        configuration: &'a Digest,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        platform: Option<&'a str>,
+        /// Of the image and of the container's own reference files.
+        paths: usize,
     }
     #[derive(Serialize)]
     struct Workload<'a> {
@@ -150,6 +161,16 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
                         name,
                         paths: paths(&of.allowed),
                         learned: of.allowed.learned_sources(),
+                        images: of
+                            .images
+                            .iter()
+                            .map(|of| Image {
+                                listed: of.listed.to_string(),
+                                configuration: &of.image.configuration,
+                                platform: of.image.platform.as_deref(),
+                                paths: paths(&of.allowed),
+                            })
+                            .collect(),
                     })
                     .collect(),
             })
@@ -198,6 +219,15 @@ pub(super) fn check(path: &Path, out: &mut Output) -> Result<Status, Failure> {
                 count(container.paths, "path"),
                 learned(&container.learned)
             ))?;
+            for image in &container.images {
+                let platform = image.platform.map(|platform| format!(" ({platform})"));
+                let shown = image.listed.clone() + &platform.unwrap_or_default();
+                out.line(format_args!(
+                    "    image {}: {}",
+                    escape(shown.as_bytes()),
+                    count(image.paths, "path")
+                ))?;
+            }
         }
     }
     if checked.without_boot {

@@ -176,6 +176,8 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
     // A longer one is among the relaxations, in the same words.
     let settle = policy.workloads.iter().map(|part| part.file.settle);
     keys.extend(settle.map(|settle| format!("settle: {settle}s")));
+    let refs = policy.workloads.iter().map(|part| &part.file.refs);
+    keys.extend(refs.map(|refs| format!("refs: {refs}")));
     for workload in policy.all_workloads() {
         let workload = &workload.workload;
         // Without its place, so that another one before it changes nothing: see `order`.
@@ -186,6 +188,11 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
                 .keys()
                 .map(|name| format!("workloads: {}: {name}", workload.name)),
         );
+        let images = workload.containers.iter().flat_map(|(name, container)| {
+            let images = container.images.iter();
+            images.map(move |image| format!("workloads: {}: {name}: image {image}", workload.name))
+        });
+        keys.extend(images);
     }
     keys.extend(of_boot.iter().flat_map(|policy| boot("boot", policy)));
     keys.extend(of_tdx.iter().flat_map(tdx));
@@ -292,13 +299,18 @@ fn boot(key: &str, policy: &BootPolicy) -> Vec<String> {
     lines
 }
 
-/// The containers of all workloads, by what a part is called.
+/// The containers of all workloads, by what a part is called; one with images is a part for each of them.
 pub(super) fn containers(policy: &Policy) -> impl Iterator<Item = (String, &Allowed)> {
     policy.all_workloads().flat_map(|workload| {
         let name = &workload.workload.name;
-        workload
-            .containers()
-            .map(move |(container, of)| (format!("workload {name} container {container}"), &of.allowed))
+        let containers = workload.containers().flat_map(|(container, of)| {
+            let all = of.all_allowed();
+            all.map(move |(image, allowed)| (container, image, allowed))
+        });
+        containers.map(move |(container, image, allowed)| {
+            let image = image.map(|image| format!(" image {image}")).unwrap_or_default();
+            (format!("workload {name} container {container}{image}"), allowed)
+        })
     })
 }
 

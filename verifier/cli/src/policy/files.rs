@@ -1,15 +1,15 @@
-//! The files and folders behind reference values: walking, hashing, an OCI layout's folder, the line of
-//! progress.
+//! The files and folders behind reference values: walking, hashing, where images are, the line of progress.
 //!
 //! Not here: what is made of them (see `cgpath_refvals`).
 
+use super::failure;
 use crate::output::{Failure, escape};
 use cgpath_evidence::{Bank, Digest};
-use cgpath_refvals::image::Store;
+use cgpath_refvals::image::{self, Choice, Platform, Store, TarStore};
 use cgpath_refvals::{self as generate, Digester, Progress};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -112,10 +112,101 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The folder of an OCI layout.
-pub(super) struct Folder {
-    pub(super) name: String,
-    pub(super) root: PathBuf,
+/// Where containerd keeps what it pulled, below its root.
+const CONTAINERD: &str = "io.containerd.content.v1.content";
+
+/// Where an image's parts are, and which of its images is meant: an archive, the folder of an OCI layout, or
+/// containerd's store, whose images are chosen by `[NAME@]DIGEST`.
+///
+/// # Errors
+/// What cannot be read, an archive that is none, and of containerd's store an image that is not there.
+pub(crate) fn open_image(
+    path: &Path,
+    image: Option<String>,
+    platform: Option<Platform>,
+) -> Result<(Box<dyn Store>, Choice), Failure> {
+    let name = escape(path.as_os_str().as_bytes());
+    let metadata = fs::metadata(path).map_err(|e| {
+        let failure = Failure::file(path, &e);
+        match e.kind() {
+            io::ErrorKind::NotFound => failure.hint(
+                "name an archive or an OCI layout's folder; `skopeo copy docker://IMAGE oci-archive:app.tar` \
+                 fetches one",
+            ),
+            _ => failure,
+        }
+    })?;
+    if metadata.is_dir() {
+        let (index, image) = match containerds(path) {
+            Some(root) => {
+                let index = index_of(&root, image.as_deref())?;
+                (Some((root, index)), None)
+            }
+            None => (None, image),
+        };
+        let (root, index) = index.map_or_else(|| (path.to_owned(), None), |(root, it)| (root, Some(it)));
+        return Ok((Box::new(Folder { name, root, index }), Choice { image, platform }));
+    }
+    let file = File::open(path).map_err(|e| Failure::file(path, &e))?;
+    // Unpacked to a file that nobody else sees, since its parts are read more than once.
+    let mut plain = tempfile::tempfile().map_err(|e| Failure::file(&std::env::temp_dir(), &e))?;
+    let is_packed = image::decompress(&name, BufReader::new(&file), &mut plain).map_err(|e| failure(&e))?;
+    let store = TarStore::new(&name, if is_packed { plain } else { file }).map_err(|e| failure(&e))?;
+    Ok((Box::new(store), Choice { image, platform }))
+}
+
+/// The folder of containerd's blobs, where this is its root or that folder.
+fn containerds(path: &Path) -> Option<PathBuf> {
+    let below = path.join(CONTAINERD);
+    let root = if below.is_dir() { below } else { path.to_owned() };
+    let is_it = root.join("blobs/sha256").is_dir()
+        && !root.join("index.json").exists()
+        && !root.join("manifest.json").exists();
+    is_it.then_some(root)
+}
+
+/// What an OCI layout's `index.json` would say of one image of containerd's store, which has none: its own
+/// list of images is a database.
+fn index_of(root: &Path, image: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let hint = "--image NAME@sha256:…: `crictl images --digests` and `ctr -n k8s.io images ls` show digests";
+    let image = image.ok_or_else(|| {
+        let why = "containerd's store has images by their digests: say which one is meant";
+        Failure::new("choose", why).hint(hint)
+    })?;
+    let (name, digest) = image
+        .rsplit_once('@')
+        .map_or((None, image), |(name, it)| (Some(name), it));
+    let digest = Digest::parse(digest).filter(|digest| digest.bank() == Bank::Sha256);
+    let digest = digest.ok_or_else(|| {
+        let why = format!(
+            "{}: not NAME@sha256:… nor a digest alone",
+            escape(image.as_bytes())
+        );
+        Failure::new("usage", why).hint(hint)
+    })?;
+    let blob = root.join("blobs/sha256").join(hex::encode(digest.bytes()));
+    let size = fs::metadata(&blob)
+        .map_err(|e| Failure::file(&blob, &e).hint(hint))?
+        .len();
+    let annotations = name.map(|name| serde_json::json!({ "io.containerd.image.name": name }));
+    let digest = digest.to_string();
+    let descriptor = match annotations {
+        Some(annotations) => {
+            serde_json::json!({ "digest": digest, "size": size, "annotations": annotations })
+        }
+        None => serde_json::json!({ "digest": digest, "size": size }),
+    };
+    Ok(serde_json::json!({ "manifests": [descriptor] })
+        .to_string()
+        .into_bytes())
+}
+
+/// The folder of an OCI layout, or of containerd's blobs.
+struct Folder {
+    name: String,
+    root: PathBuf,
+    /// What stands for `index.json`, where the folder has none.
+    index: Option<Vec<u8>>,
 }
 
 impl Store for Folder {
@@ -124,6 +215,9 @@ impl Store for Folder {
     }
 
     fn open(&mut self, path: &str) -> generate::Result<Option<Box<dyn Read + '_>>> {
+        if let Some(index) = self.index.as_deref().filter(|_| path == "index.json") {
+            return Ok(Some(Box::new(index)));
+        }
         match File::open(self.root.join(path)) {
             Ok(file) => Ok(Some(Box::new(file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -138,7 +232,7 @@ impl Store for Folder {
 
 /// How far a long run is, on standard error: from the first second on, in place on a terminal, else every ten
 /// seconds.
-pub(super) struct Bar {
+pub(crate) struct Bar {
     pub(super) progress: Progress,
     start: Instant,
     last: Instant,
@@ -147,7 +241,7 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    pub(super) fn new() -> Bar {
+    pub(crate) fn new() -> Bar {
         let now = Instant::now();
         let terminal = io::stderr().is_terminal();
         Bar {
@@ -159,7 +253,7 @@ impl Bar {
         }
     }
 
-    pub(super) fn show(&mut self, progress: Progress) {
+    pub(crate) fn show(&mut self, progress: Progress) {
         self.progress = progress;
         let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
         let since = Duration::from_secs(1).max(pause);
@@ -178,7 +272,7 @@ impl Bar {
     }
 
     /// Clears the line.
-    pub(super) fn end(self) -> Progress {
+    pub(crate) fn end(self) -> Progress {
         if self.shown && self.terminal {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }

@@ -138,7 +138,10 @@ impl Suggest {
                     PodPart::Container(name) => workload.container(name),
                     _ => None,
                 });
-                images.extend(containers.flat_map(|own| images_of(&own.allowed)));
+                images.extend(containers.flat_map(|own| {
+                    let listed = own.images.iter().map(|image| image.listed.to_string());
+                    listed.chain(images_of(&own.allowed))
+                }));
                 let parts = parts_of(deviation);
                 leave_out(deviation, &format!("in pod {place}{parts}: {OF_WORKLOAD}"));
             }

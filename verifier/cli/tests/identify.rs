@@ -1,0 +1,210 @@
+//! Which image a pod's container really runs: what `cgpath identify` says of evidence and the index of images.
+
+use crate::refs::{Case, Layout, text};
+use cgpath_evidence::{ContainerName, Named};
+use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
+use serde_json::{Value, json};
+
+const BASE: &[(&str, &str)] = &[("bin/sh", "shell"), ("lib/c.so", "library")];
+
+/// An index with the images `one` and `two`, which share a layer, and a node with a pod.
+struct Pod {
+    case: Case,
+    node: Node,
+    /// Configurations.
+    one: String,
+    two: String,
+}
+
+/// A container's id.
+fn id() -> String {
+    "ab".repeat(32)
+}
+
+impl Pod {
+    fn new() -> Pod {
+        let case = Case::new();
+        let mut layout = Layout::default();
+        let (first, one) = layout.image("amd64", &[BASE, &[("bin/app", "one"), ("bin/a b", "spaced")]]);
+        let (second, two) = layout.image("amd64", &[BASE, &[("bin/app", "two")]]);
+        for (name, manifest) in [("one", &first), ("two", &second)] {
+            layout.write(&case.path(name), Some((manifest, &format!("{name}:1"))));
+            case.objects(&["refs", "add", "refs", name]);
+        }
+        Pod {
+            case,
+            node: Node::boot(KeyKind::EcdsaP256),
+            one,
+            two,
+        }
+    }
+
+    /// The runtime says of the container `web` that its image is this.
+    fn said(&mut self, reference: &str) {
+        let container = ContainerName {
+            id: id(),
+            name: "web".into(),
+            sandbox: false,
+            image: "one:1".into(),
+            references: vec![reference.to_owned()],
+        };
+        self.node.record_name(pod(20), Named::Container(container));
+    }
+
+    fn runs(&mut self, path: &str, content: &str) {
+        let actor = Actor::container(pod(20), &id(), "", path);
+        self.node.execute(&actor, path, &sha256(content.as_bytes()));
+    }
+
+    fn write_evidence(&mut self) {
+        let evidence = self.node.attest(b"a nonce of this round");
+        std::fs::write(self.case.path("evidence.cbor"), evidence.to_cbor()).unwrap();
+    }
+
+    /// What is said of each part of the pod, and whether all is as it should be.
+    fn identified(&mut self, more: &[&str]) -> (bool, Vec<Value>) {
+        self.write_evidence();
+        let uid = pod(20).to_string();
+        let line = [
+            "--json",
+            "identify",
+            "--pod",
+            &uid,
+            "--refs",
+            "refs",
+            "--evidence",
+            "evidence.cbor",
+        ];
+        let (code, out, err) = self.case.run(&[&line[..], more].concat());
+        assert!(matches!(code, Some(0 | 1)), "{err}");
+        let parts = out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        (code == Some(0), parts)
+    }
+}
+
+fn configurations(part: &Value) -> Vec<String> {
+    let images = part["images"].as_array().unwrap();
+    images.iter().map(|image| text(&image["configuration"])).collect()
+}
+
+#[test]
+fn a_container_whose_files_are_all_of_one_image_is_of_it_whatever_it_is_called() {
+    let mut pod = Pod::new();
+    let one = pod.one.clone();
+    pod.said(&one);
+    for (path, content) in [("/bin/app", "one"), ("/bin/sh", "shell"), ("/bin/a b", "spaced")] {
+        pod.runs(path, content);
+        // A second time it is the same file.
+        pod.runs(path, content);
+    }
+    let (is_clean, parts) = pod.identified(&[]);
+    assert!(is_clean, "{parts:?}");
+    let [part] = &parts[..] else { panic!("{parts:?}") };
+    assert_eq!(configurations(part), [one]);
+    assert_eq!(part["name"], "web");
+    assert_eq!(
+        (&part["files"], &part["of_images"], &part["others"]),
+        (&json!(3), &json!(3), &json!(0))
+    );
+    assert_eq!(part["is_said"], true);
+    let uid = cgpath_testkit::pod(20).to_string();
+    let line = [
+        "identify",
+        "--pod",
+        &uid,
+        "--refs",
+        "refs",
+        "--evidence",
+        "evidence.cbor",
+    ];
+    let (_, out, _) = pod.case.run(&line);
+    let words = format!("all 3 of image one:1 ({})", pod.one);
+    assert!(
+        out.contains(&words) && out.contains("0 others") && out.contains("the same"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_container_that_is_called_one_image_and_runs_another_is_of_the_other() {
+    let mut pod = Pod::new();
+    let (one, two) = (pod.one.clone(), pod.two.clone());
+    pod.said(&one);
+    pod.runs("/bin/app", "two");
+    pod.runs("/bin/sh", "shell");
+    let (is_clean, parts) = pod.identified(&[]);
+    assert!(!is_clean);
+    assert_eq!(configurations(&parts[0]), [two]);
+    assert_eq!(
+        (&parts[0]["others"], &parts[0]["is_said"]),
+        (&json!(0), &json!(false))
+    );
+}
+
+#[test]
+fn files_of_no_image_are_others_and_what_images_share_is_of_each() {
+    let mut pod = Pod::new();
+    pod.runs("/bin/sh", "shell");
+    let (is_clean, parts) = pod.identified(&[]);
+    let mut both = [pod.one.clone(), pod.two.clone()];
+    let mut found = configurations(&parts[0]);
+    both.sort();
+    found.sort();
+    assert!(is_clean && found == both, "{parts:?}");
+    pod.runs("/bin/app", "nobody's");
+    // Files of two images are not those of one.
+    pod.runs("/lib/c.so", "library");
+    pod.runs("/bin/app", "one");
+    pod.runs("/bin/app", "two");
+    let (is_clean, parts) = pod.identified(&[]);
+    assert!(!is_clean);
+    assert_eq!(
+        (&parts[0]["files"], &parts[0]["of_images"], &parts[0]["others"]),
+        (&json!(5), &json!(3), &json!(2))
+    );
+    let others = parts[0]["other_files"].to_string();
+    assert!(others.contains(&sha256(b"nobody's").to_string()), "{others}");
+}
+
+#[test]
+fn what_the_policy_has_as_the_runtimes_own_is_no_other() {
+    let mut pod = Pod::new();
+    let pause = [("/pause".into(), [sha256(b"pause")].into())];
+    pod.node.pod_files.insert(cgpath_testkit::pod(9), pause.into());
+    pod.node.extra_policy += &format!("sandbox: {{references: [{}.json]}}\n", cgpath_testkit::pod(9));
+    pod.runs("/pause", "pause");
+    pod.runs("/bin/app", "one");
+    assert_eq!(pod.identified(&[]).1[0]["others"], 1);
+    std::fs::write(pod.case.path("policy.yaml"), pod.node.policy_yaml()).unwrap();
+    let uids = pod.node.pod_files.keys().map(|uid| format!("{uid}.json"));
+    for name in uids.chain(["host.json".to_owned()]) {
+        std::fs::write(pod.case.path(&name), pod.node.reference(&name).unwrap()).unwrap();
+    }
+    let (is_clean, parts) = pod.identified(&["--policy", "policy.yaml"]);
+    assert!(is_clean, "{parts:?}");
+    assert_eq!(
+        (&parts[0]["of_runtime"], &parts[0]["of_images"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[test]
+fn a_pod_that_the_evidence_does_not_have_is_refused() {
+    let mut pod = Pod::new();
+    pod.runs("/bin/app", "one");
+    pod.write_evidence();
+    let uid = cgpath_testkit::pod(21).to_string();
+    let (code, _, err) = pod.case.run(&[
+        "identify",
+        "--pod",
+        &uid,
+        "--refs",
+        "refs",
+        "--evidence",
+        "evidence.cbor",
+    ]);
+    assert!(code == Some(2) && err.contains("nothing that pod"), "{err}");
+}
