@@ -420,7 +420,8 @@ impl Unnamed<'_, '_, '_> {
             };
             let finding = fail(
                 rule,
-                "threads of so many partitions hold records back that this entry is not charged to each of them",
+                "threads of so many partitions hold records back that this entry is not charged to each of \
+                 them",
             );
             let finding = finding.found(format!("{} partitions", self.marked.len()));
             findings.push(finding.at_index(index).at_path(line.path.unwrap_or_default()));

@@ -34,8 +34,8 @@ pub(crate) fn of_path(subject: Subject, path: &[u8], is_trusted: bool, label: &s
 /// machine's monitor can run outside of the pod's directory: Kata's does unless `sandbox_cgroup_only` is set
 /// (docs/design/host-cgroups.md of Kata Containers). A pod that is just being made looks the same.
 pub(crate) fn unseen(subject: Subject, is_trusted: bool) -> Finding {
-    let text = "opaque, or not begun: the container runtime has named this pod, and the kernel saw nothing run \
-                in it";
+    let text = "opaque, or not begun: the container runtime has named this pod, and the kernel saw nothing \
+                run in it";
     if is_trusted {
         Finding::tolerated(Rule::PodContents, subject, text)
     } else {
