@@ -200,9 +200,10 @@ impl Case<'_> {
             .as_ref()
             .and_then(|chained| self.partition(&chained.last.checkpoint, followed, &mut findings));
         let quoted_banks = quoted.as_ref().map_or(&[][..], |q| &q.banks);
-        let mut verdict = self.contents(quoted_banks, covered, &mut findings);
+        let predates = chained.as_ref().is_some_and(|chained| chained.predates);
+        let mut verdict = self.contents(quoted_banks, covered, !predates, &mut findings);
         if let Some(pod) = &mut verdict
-            && chained.as_ref().is_some_and(|chained| chained.predates)
+            && predates
             && pod.state == State::Trusted
         {
             pod.state = State::PredatesCollector;
@@ -566,7 +567,13 @@ impl Case<'_> {
     }
 
     /// V3, V5, V9 and V12: what the pod ran is what its policy accepts.
-    fn contents(&self, banks: &[Bank], covered: usize, findings: &mut Findings) -> Option<PodVerdict> {
+    fn contents(
+        &self,
+        banks: &[Bank],
+        covered: usize,
+        is_whole: bool,
+        findings: &mut Findings,
+    ) -> Option<PodVerdict> {
         let bundle = self.bundle;
         let list: Vec<Entry> = bundle.entries.iter().cloned().map(Entry::Full).collect();
         let log = PartitionLog {
@@ -609,6 +616,7 @@ impl Case<'_> {
             pod_info: &[],
             named: &called,
             predating: &[],
+            is_whole,
             provenance: Provenance::Observed,
             policy: self.policy,
             waivers: &waivers,

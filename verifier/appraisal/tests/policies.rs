@@ -344,3 +344,105 @@ fn a_pod_whose_programs_run_out_of_sight_is_never_trusted_unless_its_policy_says
     let policy = policy_with(&node, &references, &references).unwrap();
     assert!(appraised(&mut node, &policy).trusted);
 }
+
+/// Where Kata (docs/design/host-cgroups.md there) and gVisor put what they run for a pod: with
+/// `sandbox_cgroup_only`, shim and monitor are in a group of their own below the pod's; without it they are
+/// the host's, and the pod has nothing but its name. `runsc` executes itself in the container's group.
+#[test]
+fn pods_of_kata_and_gvisor_are_never_trusted_by_default_wherever_their_processes_are() {
+    const MONITOR: &str = "/opt/kata/bin/qemu-system-x86_64";
+    const KATA: &str = "/opt/kata/bin/containerd-shim-kata-v2";
+    const RUNSC: &str = "/usr/local/bin/runsc";
+    let (sandbox, kata) = ("a".repeat(64), format!("kata_{}", "a".repeat(64)));
+    let below = |place: &str, shim: &str, exe: &str| {
+        let mut actor = Actor::container(pod(1), place, "", exe);
+        actor.exes[1] = shim.into();
+        actor
+    };
+    let beside = |exe: &str, place: &str| {
+        let mut actor = Actor::host(exe);
+        actor.cgroup = Some(place.into());
+        actor.exes.insert(1, KATA.into());
+        actor
+    };
+    let cases = [
+        (
+            "sandbox_cgroup_only",
+            below(&kata, KATA, KATA),
+            MONITOR,
+            State::Untrusted,
+        ),
+        (
+            "gVisor",
+            below(&sandbox, "/usr/bin/containerd-shim-runsc-v1", RUNSC),
+            RUNSC,
+            State::Untrusted,
+        ),
+        (
+            "a group of Kata's",
+            beside(KATA, "/kata_overhead/a"),
+            MONITOR,
+            State::Pending,
+        ),
+        (
+            "containerd's group",
+            beside(KATA, "/system.slice/containerd.service"),
+            MONITOR,
+            State::Pending,
+        ),
+    ];
+    let references = format!("references: [{}.json]", pod(1));
+    let trust = format!("{references}, opaque: trust");
+    for (what, actor, program, expected) in cases {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        node.extra_policy += "runtimes: [containerd-shim-kata-v2, containerd-shim-runsc-v1]\n";
+        let digest = sha256(program.as_bytes());
+        let files = [node.pod_files.get_mut(&pod(1)).unwrap(), &mut node.host_files];
+        for files in files {
+            files.entry(program.into()).or_default().insert(digest.clone());
+        }
+        node.name_pod(pod(1), "shop", &[]);
+        node.execute(&actor, program, &digest);
+        let plain = policy_with(&node, &references, &references).unwrap();
+        let verdict = appraised(&mut node.clone(), &plain);
+        let own = verdict.pod(pod(1)).unwrap();
+        let says = |severity: Severity| {
+            let is_it =
+                |f: &&cgpath_appraisal::Finding| f.severity == severity && f.text.starts_with("opaque");
+            own.findings
+                .iter()
+                .any(|f| is_it(&f) && f.rule == Rule::PodContents)
+        };
+        assert_eq!(own.state, expected, "{what}: {verdict}");
+        let severity = if expected == State::Untrusted {
+            Severity::Fail
+        } else {
+            Severity::Note
+        };
+        assert!(says(severity), "{what}: {verdict}");
+        assert_eq!(verdict.node.state, State::Trusted, "{what}: {verdict}");
+        let policy = policy_with(&node, &references, &trust).unwrap();
+        let verdict = appraised(&mut node, &policy);
+        let own = verdict.pod(pod(1)).unwrap();
+        assert_eq!(own.state, State::Trusted, "{what}: {verdict}");
+        let tolerated = own.findings.iter().find(|f| f.severity == Severity::Tolerated);
+        assert!(tolerated.unwrap().text.starts_with("opaque"), "{what}: {verdict}");
+    }
+}
+
+/// A pod that has begun is judged by what it ran.
+#[test]
+fn a_pod_that_has_a_name_and_ran_nothing_yet_is_neither_trusted_nor_charged() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.name_pod(pod(1), "shop", &[]);
+    let policy = node.policy();
+    let verdict = appraised(&mut node, &policy);
+    let own = verdict.pod(pod(1)).unwrap();
+    assert_eq!((own.state, own.charged), (State::Pending, false), "{verdict}");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let verdict = appraised(&mut node, &policy);
+    let own = verdict.pod(pod(1)).unwrap();
+    assert_eq!(own.state, State::Trusted, "{verdict}");
+    assert!(own.findings.is_empty(), "{verdict}");
+}

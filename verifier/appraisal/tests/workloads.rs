@@ -727,6 +727,36 @@ fn what_runs_others_out_of_sight_counts_by_its_container_and_outside_by_all_of_t
     fails(&case.round(), pod(20), Rule::PodContents, "opaque: ");
 }
 
+/// Kata without `sandbox_cgroup_only`: its monitor is the host's, and the pod has nothing but its name.
+#[test]
+fn a_pod_of_which_nothing_but_its_name_is_known_waits_unless_all_its_containers_may_be_opaque() {
+    let trust = |images: &[u8]| {
+        images.iter().fold(workloads(""), |policy, n| {
+            let own = format!("references: [{}.json]", pod(*n));
+            policy.replace(&own, &format!("{own}, opaque: trust"))
+        })
+    };
+    for (trusted, state) in [
+        (&[][..], State::Pending),
+        (&[1], State::Pending),
+        (&[1, 3], State::Trusted),
+    ] {
+        let mut case = Case::new("");
+        case.node.workloads = Some(trust(trusted));
+        case.node.name_pod(pod(20), "shop", &WEB);
+        for _ in 0..2 {
+            let verdict = case.round();
+            assert_eq!(of(&verdict, pod(20)).state, state, "{trusted:?}: {verdict}");
+            assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+            // However long it is so.
+            case.after(LONG);
+        }
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        assert!(case.round().trusted, "{trusted:?}");
+    }
+}
+
 #[test]
 fn code_in_unlinked_memory_counts_by_its_container_and_never_outside_of_all() {
     const WORDS: &str = "shared memory without a name was made executable";

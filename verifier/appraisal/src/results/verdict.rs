@@ -189,7 +189,8 @@ pub enum State {
     Unknown,
     /// A pod that ran before the collector did: what it ran then was not seen.
     PredatesCollector,
-    /// A pod, or a container, that has no name yet: nothing can be said of what it ran.
+    /// A pod, or a container, that has no name yet: nothing can be said of what it ran. And a pod that has
+    /// one and of which nothing else was seen.
     Pending,
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Tally {
     pub executions: u64,
     pub suspect: u64,
     pub learned: bool,
+    /// A record says that it did something else than to use a file.
+    pub acted: bool,
     /// Whether the cgroup's path has the pod's UID without dashes; `None` before a path was seen.
     pub undashed: Option<bool>,
     pub files: Vec<SeenFile>,
@@ -245,6 +247,11 @@ impl Tally {
             .found(uses)
         };
         (uses > 0).then(finding)
+    }
+
+    /// Whether nothing is recorded of it but its name.
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.entries + self.executions == 0 && !self.acted && self.lost.is_none()
     }
 
     /// The finding on programs that ran others out of the kernel's sight.

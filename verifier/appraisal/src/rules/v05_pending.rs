@@ -30,6 +30,11 @@ pub const MAX_HELD_SECONDS: u64 = 300;
 /// More pending entries than this without an unsealed record or a mark fail the node.
 pub const MAX_UNNAMED: usize = 4096;
 
+/// An entry that a thread inside of IMA may have caused is charged to each partition with such a thread: so
+/// many times for all entries. What is beyond fails the node, so that as many marks as evidence may have, of
+/// as many pods, cost no more than marks of one.
+const MAX_CHARGES: usize = 65_536;
+
 /// What is pending.
 #[derive(Default)]
 pub(crate) struct Pending {
@@ -88,10 +93,13 @@ impl<'q, 'a> Question<'q, 'a> {
         let shown = self.shown(findings);
         let mut late = Late::new(self.scene, self.usage);
         let named = self.unsealed(&mut late);
+        let marked: BTreeSet<PartitionKey> = self.round.in_flight.iter().map(InFlight::key).collect();
         let mut case = Unnamed {
             question: self,
             marks: self.round.in_flight.len(),
-            marked: self.round.in_flight.iter().map(InFlight::key).collect(),
+            deciding: self.deciding(&marked),
+            marked,
+            charges: MAX_CHARGES,
             unnamed: 0,
             pending: named.len() as u64,
             unattributed: Vec::new(),
@@ -259,6 +267,17 @@ impl<'q, 'a> Question<'q, 'a> {
         policy.accepted_in_workloads(name, digest).is_some() || policy.hidden_in_workloads(name)
     }
 
+    /// Those of these partitions that can differ in what they accept: pods that no policy knows do not.
+    fn deciding(&self, marked: &BTreeSet<PartitionKey>) -> Vec<PartitionKey> {
+        let pods = &self.policy().pods;
+        let is_unknown = |key: &&PartitionKey| match key {
+            PartitionKey::Pod(uid) => !pods.contains_key(uid),
+            PartitionKey::Host | PartitionKey::Boot | PartitionKey::Unattributed => false,
+        };
+        let known = marked.iter().filter(|key| !is_unknown(key));
+        known.chain(marked.iter().find(is_unknown)).copied().collect()
+    }
+
     /// Entries before this one have their record, or a thread that is still inside holds it back.
     fn joined_until(&self) -> u64 {
         let accepted = self.before.map_or(0, |before| before.covered);
@@ -341,8 +360,11 @@ struct Unnamed<'u, 'q, 'a> {
     question: &'u Question<'q, 'a>,
     /// Threads that are inside and hold no entry back that was seen.
     marks: usize,
-    /// The partitions of all threads that are inside.
+    /// The partitions of all threads that are inside, and those of them that say what all accept.
     marked: BTreeSet<PartitionKey>,
+    deciding: Vec<PartitionKey>,
+    /// How often something can still be charged to one of them.
+    charges: usize,
     unnamed: usize,
     pending: u64,
     unattributed: Vec<usize>,
@@ -361,8 +383,8 @@ impl Unnamed<'_, '_, '_> {
             // each is charged.
             self.marks -= 1;
             self.pending += 1;
-            if !question.accepts(index, line, self.marked.iter().copied()) {
-                self.charge(index, line, late);
+            if !question.accepts(index, line, self.deciding.iter().copied()) {
+                self.charge(index, line, late, findings);
             }
         } else if is_recent {
             self.unnamed += 1;
@@ -388,8 +410,24 @@ impl Unnamed<'_, '_, '_> {
         }
     }
 
-    /// What a thread that is inside may have caused is charged to each of those.
-    fn charge(&self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>) {
+    /// What a thread that is inside may have caused is charged to each of those, or to the node.
+    fn charge(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
+        let Some(left) = self.charges.checked_sub(self.marked.len()) else {
+            let rule = if line.violation {
+                Rule::Violations
+            } else {
+                Rule::Records
+            };
+            let finding = fail(
+                rule,
+                "threads of so many partitions hold records back that this entry is not charged to each of \
+                 them",
+            );
+            let finding = finding.found(format!("{} partitions", self.marked.len()));
+            findings.push(finding.at_index(index).at_path(line.path.unwrap_or_default()));
+            return;
+        };
+        self.charges = left;
         for key in self.marked.iter().copied() {
             let (rule, text) = if line.violation {
                 (

@@ -12,7 +12,7 @@ use crate::rules::partition::{Deviations, Tally};
 use crate::rules::v08_workloads::{self, Standing};
 use crate::rules::v09_contents::Usage;
 use crate::rules::waits::Waits;
-use crate::rules::{Rule, v06_losses};
+use crate::rules::{Rule, v06_losses, v09_opaque};
 use cgpath_evidence::{PartitionKey, PodInfo, PodUid, Provenance};
 use cgpath_policy::{Policy, PredatingPods};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,8 @@ pub(crate) struct Names<'a> {
     pub pod_info: &'a [PodInfo],
     pub named: &'a Called,
     pub predating: &'a [PodUid],
+    /// The records of each pod begin with it, but for those of `predating`.
+    pub is_whole: bool,
     pub provenance: Provenance,
     pub policy: &'a Policy,
     pub waivers: &'a Waivers<'a>,
@@ -190,6 +192,14 @@ fn pod(
             }
         }
     }
+    let trusts_opaque = match &case {
+        Some(case) => case.trusts_opaque,
+        None => names.policy.trusts_opaque(&uid),
+    };
+    let is_silent = standing == Standing::Known && names.is_whole && !predates && tally.is_unseen();
+    if is_silent {
+        own.push(v09_opaque::unseen(subject, trusts_opaque).resting_on(Provenance::Enriched));
+    }
     names.waivers.apply_to(&mut own);
     let fails = own.has_failure();
     let state = match (standing, fails, is_unseen) {
@@ -197,6 +207,8 @@ fn pod(
         (_, true, _) => State::Untrusted,
         (Standing::Pending, false, _) => State::Pending,
         (Standing::Known, false, true) => State::PredatesCollector,
+        // Nothing says what runs there: neither that it is accepted nor that it is not.
+        (Standing::Known, false, false) if is_silent && !trusts_opaque => State::Pending,
         (Standing::Known, false, false) => State::Trusted,
     };
     let mut listed = Listed::default();

@@ -47,6 +47,8 @@ pub(crate) struct Case {
     /// Why it is unknown, in words.
     pub why: &'static str,
     pub containers: Vec<ContainerVerdict>,
+    /// All containers of the workload may run others out of the kernel's sight.
+    pub trusts_opaque: bool,
     /// What the pod and all its parts used.
     pub tally: Tally,
 }
@@ -84,6 +86,7 @@ pub(crate) fn appraise(
         shown_name: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
         why: "",
         containers: Vec::new(),
+        trusts_opaque: false,
         tally: tally.clone(),
     };
     case.tally.findings.absorb(&called.findings);
@@ -127,6 +130,7 @@ pub(crate) fn appraise(
         settle: workloads.file.settle,
         trusts_opaque: workload.containers().all(|(_, of)| trusts_opaque(of)),
     };
+    case.trusts_opaque = bench.trusts_opaque;
     bench.parts(workload, tally, called, waits, &mut case);
     case
 }

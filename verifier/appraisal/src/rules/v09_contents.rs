@@ -355,9 +355,10 @@ impl<'a> Charging<'_, 'a> {
                 }
             },
             // Judged by V14, V12 and V8; here they only tell that the partition is there.
-            EventKind::Guard | EventKind::LayerWrite | EventKind::Name => {
+            EventKind::Name => {
                 self.tally(key);
             }
+            EventKind::Guard | EventKind::LayerWrite => self.tally(key).acted = true,
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
                 self.tally(key).executions += 1;
                 let is_memory = v09_shared_memory::is_it(record);

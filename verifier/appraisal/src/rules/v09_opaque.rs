@@ -1,4 +1,5 @@
-//! V9 for pods in which a program ran that runs others out of the kernel's sight.
+//! V9 for pods in which a program ran that runs others out of the kernel's sight, and for those of which
+//! nothing was seen.
 //!
 //! Not here: which programs these are (see `cgpath_policy::is_opaque`).
 
@@ -27,4 +28,17 @@ pub(crate) fn of_path(subject: Subject, path: &[u8], is_trusted: bool, label: &s
     } else {
         Finding::fail(Rule::PodContents, subject, text).expected("opaque: trust, in the policy of this pod")
     })
+}
+
+/// What to say of a pod of which nothing is recorded but what the container runtime calls it. A virtual
+/// machine's monitor can run outside of the pod's directory: Kata's does unless `sandbox_cgroup_only` is set
+/// (docs/design/host-cgroups.md of Kata Containers). A pod that is just being made looks the same.
+pub(crate) fn unseen(subject: Subject, is_trusted: bool) -> Finding {
+    let text = "opaque, or not begun: the container runtime has named this pod, and the kernel saw nothing \
+                run in it";
+    if is_trusted {
+        Finding::tolerated(Rule::PodContents, subject, text)
+    } else {
+        Finding::note(Rule::PodContents, subject, text).expected("opaque: trust, in the policy of this pod")
+    }
 }

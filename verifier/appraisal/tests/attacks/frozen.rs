@@ -5,8 +5,9 @@
 //! attester choose which entries it judges.
 
 use super::{Life, busy, conclude};
-use cgpath_appraisal::State;
-use cgpath_evidence::{Checkpoint, EventKind, FileHash, Record};
+use cgpath_appraisal::{Rule, State, Verdict};
+use cgpath_evidence::pending::MAX_IN_FLIGHT;
+use cgpath_evidence::{Checkpoint, EventKind, FileHash, PodUid, Record};
 use cgpath_testkit::{Actor, COLLECTOR, IMA_POLICY, Measurement, Node, pod, sha256};
 
 /// IMA measures a content that nobody accepts, and no record of it is made.
@@ -243,6 +244,74 @@ fn a_mark_that_stays_open_makes_its_pod_untrusted_in_the_end() {
         wrong.push("the node or a neighbour is not trusted".into());
     }
     conclude("mark-stays-open", &wrong);
+}
+
+/// A round that is appraised whole and no other way.
+fn whole(life: &mut Life) -> Verdict {
+    let (settled, nonce) = (life.node.settled(), life.nonce());
+    life.node.seal_with(Some(&nonce), |c| c.settled = settled);
+    let (quote, context) = (life.node.quote(&nonce), life.context());
+    let evidence = life.node.evidence(quote);
+    cgpath_appraisal::appraise(&evidence, &life.node.policy(), &context).unwrap()
+}
+
+/// As many threads of a pod as there can be marks of are inside of IMA. One more has no mark: what it adds is
+/// nobody's.
+#[test]
+fn as_many_marks_as_there_can_be_charge_their_pod_and_one_entry_more_fails_the_node() {
+    let mut life = Life::begin(busy());
+    let actor = Actor::pod(pod(2), "/bin/app");
+    for n in 0..MAX_IN_FLIGHT {
+        hidden(&mut life.node, &format!("/tmp/held-{n}"));
+        life.node.begin_entry(&actor);
+    }
+    let verdict = whole(&mut life);
+    let held = verdict.pod(pod(2)).unwrap();
+    assert_eq!(held.state, State::Untrusted);
+    let more = held.findings.last().unwrap();
+    assert!(more.text.contains("65436 more"), "{more:?}");
+    for n in [1, 3, 4] {
+        assert_eq!(verdict.pod(pod(n)).unwrap().state, State::Trusted);
+    }
+    let failing: Vec<_> = verdict
+        .node
+        .findings
+        .iter()
+        .filter(|f| f.rule == Rule::Records)
+        .collect();
+    assert_eq!(verdict.node.state, State::Trusted, "{failing:?}");
+    hidden(&mut life.node, "/tmp/one-more");
+    let verdict = whole(&mut life);
+    assert_eq!(verdict.node.state, State::Untrusted);
+    let mut named = verdict.node.findings.iter();
+    let is_it = |path: &[u8]| path == b"/tmp/one-more";
+    assert!(named.any(|f| f.rule == Rule::Records && f.path.as_deref().is_some_and(is_it)));
+    assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Untrusted);
+}
+
+/// Marks of as many pods as there can be marks: each entry would be charged to each of them.
+#[test]
+fn marks_of_more_pods_than_can_be_charged_fail_the_node() {
+    let mut life = Life::begin(busy());
+    for n in 0..MAX_IN_FLIGHT as u128 {
+        let uid = PodUid((0xabcd << 112 | n).to_be_bytes());
+        life.node.begin_entry(&Actor::pod(uid, "/bin/app"));
+    }
+    for n in 0..2000 {
+        hidden(&mut life.node, &format!("/tmp/held-{n}"));
+    }
+    let verdict = whole(&mut life);
+    assert_eq!(verdict.node.state, State::Untrusted);
+    let says = |text: &str| verdict.node.findings.iter().any(|f| f.text.starts_with(text));
+    assert!(says("threads of so many partitions hold records back"));
+    // The first entry is charged to each of them, and nothing to those that no mark names.
+    assert_eq!(verdict.pods.len(), MAX_IN_FLIGHT + 4);
+    let charges = verdict.pods.iter().flat_map(|pod| &pod.findings);
+    let charges = charges.filter(|f| f.rule == Rule::PodContents).count();
+    assert_eq!(charges, MAX_IN_FLIGHT);
+    for n in 1..=4 {
+        assert!(!verdict.pod(pod(n)).unwrap().charged);
+    }
 }
 
 /// Contents that somebody accepts may wait for their records, but not any number of them.
