@@ -612,6 +612,11 @@ mod tests {
         ] {
             assert!(up.lines().any(|line| line == sample), "{sample}: {up}");
         }
+        assert_eq!(
+            cgpath_testkit::monitoring::not_served("cgpathd_", &up),
+            Vec::<String>::new(),
+            "named in deploy/prometheus or deploy/grafana"
+        );
         let down = metrics(None).unwrap();
         assert!(down.lines().any(|line| line == "cgpathd_up 0"));
         assert!(!down.contains("cgpathd_records"));
