@@ -4,12 +4,12 @@
 
 use crate::bpf;
 use crate::deliver::sink::Sinks;
-use crate::request::Handover;
+use crate::request::{Handover, RequestError};
 use crate::service::Handle;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,14 +64,23 @@ enum Answer {
 /// # Errors
 /// If it cannot be made.
 pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
-    let path = socket(run_dir);
     std::fs::create_dir_all(run_dir)?;
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    local_socket(&socket(run_dir))
+}
+
+/// A socket at `path` that root alone may use, in place of one that is there; what is no socket stays.
+pub(crate) fn local_socket(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            let why = format!("{} is there and is no socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
     }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
@@ -95,6 +104,18 @@ pub async fn serve(listener: UnixListener, handle: Handle, sinks: Arc<Sinks>) {
     }
 }
 
+/// How the daemon fares, its sinks with it.
+///
+/// # Errors
+/// As [`Handle::status`].
+pub async fn status(handle: &Handle, sinks: &Sinks) -> Result<Status, RequestError> {
+    let status = handle.status().await?;
+    Ok(Status {
+        sinks: sinks.status(),
+        ..status
+    })
+}
+
 async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
@@ -106,11 +127,8 @@ async fn answer(stream: UnixStream, handle: Handle, sinks: &Sinks) -> io::Result
         Err(e) => Answer::Error {
             message: format!("not a question: {e}"),
         },
-        Ok(Question::Status) => match handle.status().await {
-            Ok(status) => Answer::Status(Box::new(Status {
-                sinks: sinks.status(),
-                ..status
-            })),
+        Ok(Question::Status) => match status(&handle, sinks).await {
+            Ok(status) => Answer::Status(Box::new(status)),
             Err(e) => Answer::Error {
                 message: e.to_string(),
             },

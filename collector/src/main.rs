@@ -6,8 +6,8 @@ use cgpath_evidence::td;
 use cgpathd::anchor::key;
 use cgpathd::cli::{Ak, Cli, Command, NodeKey, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
-use cgpathd::deliver::push;
 use cgpathd::deliver::sink::Sinks;
+use cgpathd::deliver::{metrics, push};
 use cgpathd::engine::EngineError;
 use cgpathd::runtime::{self, Names};
 use cgpathd::service::Service;
@@ -310,6 +310,13 @@ async fn collect(config: &Config, network: &tokio::runtime::Handle) -> anyhow::R
     }
     let sinks = Arc::new(sinks);
     network.spawn(control::serve(listener, service.handle(), Arc::clone(&sinks)));
+    if let Some(at) = config.metrics.place().map_err(anyhow::Error::msg)? {
+        let (handle, sinks) = (service.handle(), Arc::clone(&sinks));
+        network.spawn(metrics::run(at, move || {
+            let (handle, sinks) = (handle.clone(), Arc::clone(&sinks));
+            async move { control::status(&handle, &sinks).await.ok() }
+        }));
+    }
     {
         let _network = network.enter();
         sinks.start(&node, &service.handle(), &stopped);

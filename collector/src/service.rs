@@ -490,6 +490,10 @@ impl Service {
         if let Err(error) = &budgets {
             tracing::warn!(%error, "budgets of pods");
         }
+        let ring = self.engine.ring_fill();
+        if let Err(error) = &ring {
+            tracing::warn!(%error, "how full the ring is");
+        }
         Status {
             checkpoint: pipeline.last_checkpoint(),
             blind: pipeline.first_blind(),
@@ -500,6 +504,7 @@ impl Service {
             records: pipeline.records(),
             unjoined: pipeline.unjoined(),
             lost: pipeline.losses().total(),
+            ring: ring.ok(),
             stalled: self.engine.is_stalled(),
             protection,
             denied,

@@ -32,6 +32,7 @@ mod authority;
 mod firmware;
 mod key;
 mod measurement;
+pub mod monitoring;
 mod named;
 mod node;
 pub mod port;

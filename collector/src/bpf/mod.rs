@@ -26,7 +26,7 @@ pub use cgpath_ebpf_common::Budget as PodBudget;
 pub use cgroups::Hierarchy;
 pub use error::{Error, Result};
 pub use guard::{Orders, own_program};
-pub use ring::{Item, Ring};
+pub use ring::{Item, Ring, RingFill};
 pub use unload::{PATIENCE as UNLOAD_PATIENCE, unload};
 
 use aya::maps::{Array, MapData};

@@ -4,11 +4,13 @@
 //! Not here: whether what a key names exists (see [`crate::check`] and the parts that use it).
 
 mod layers;
+mod metrics;
 mod options;
 mod sink;
 mod types;
 mod validate;
 
+pub use metrics::{ListenAt, Metrics};
 pub use sink::{Sink, SinkFormat, SinkKind};
 pub use types::{
     Anchor, AnchorKind, Bpf, Budget, Cgroup, Config, Enforce, EnforceMode, FailClosed, FailClosedMode, Guard,

@@ -3,7 +3,7 @@
 //! Promise: what stands here is what `deploy/cgpathd.toml` states. Not here: which values are refused (see
 //! [`super::validate`]).
 
-use super::Sink;
+use super::{Metrics, Sink};
 use crate::tpm::KeyKind;
 use cgpath_evidence::{Bank, GuardMode};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub struct Config {
     pub fail_closed: FailClosed,
     /// What container runtimes look like.
     pub runtimes: Runtimes,
+    /// Figures for Prometheus.
+    pub metrics: Metrics,
     /// Where evidence goes beside the verifier.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sink: Vec<Sink>,
@@ -283,6 +285,7 @@ impl Default for Config {
             enforce: Enforce::default(),
             fail_closed: FailClosed::default(),
             runtimes: Runtimes::default(),
+            metrics: Metrics::default(),
             sink: Vec::new(),
         }
     }

@@ -87,6 +87,9 @@ impl Config {
             );
             return bad("sink", why);
         }
+        if let Err(why) = self.metrics.place() {
+            return bad("metrics.listen", why);
+        }
         if self.sink.len() > MAX_SINKS {
             return bad(
                 "sink",

@@ -613,6 +613,14 @@ impl Engine {
         self.core.loaded(seeds.into_iter().chain(processes))
     }
 
+    /// How full the ring is.
+    ///
+    /// # Errors
+    /// [`EngineError::Ring`].
+    pub fn ring_fill(&self) -> Result<bpf::RingFill, EngineError> {
+        self.ring.fill().map_err(EngineError::Ring)
+    }
+
     /// A descriptor that is readable when records wait; for an event loop.
     ///
     /// # Errors

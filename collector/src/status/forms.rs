@@ -66,6 +66,9 @@ pub fn text(status: &Status) -> String {
         ),
     ));
     rows.push(("lost", format!("{} records", status.lost)));
+    if let Some(ring) = status.ring {
+        rows.push(("ring", format!("{} of {} bytes used", ring.used, ring.size)));
+    }
     if status.stalled {
         rows.push((
             "STALLED",
@@ -234,6 +237,9 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Of the text that [`metrics`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// In the text format of OpenMetrics, names beginning with `cgpathd_`; without a status the daemon did not
 /// answer.
 ///
@@ -283,6 +289,14 @@ fn known(all: &mut Metrics, status: &Status) {
         status.unjoined,
     );
     all.counter("records_lost", "Records of this boot that were lost", status.lost);
+    if let Some(ring) = status.ring {
+        all.gauge(
+            "ring_used_bytes",
+            "Bytes of records that wait in the kernel's ring buffer",
+            ring.used,
+        );
+        all.gauge("ring_size_bytes", "Bytes that the ring buffer holds", ring.size);
+    }
     all.gauge(
         "stalled",
         "Whether the disk takes no more records",
@@ -452,6 +466,10 @@ mod tests {
             records: 92,
             unjoined: 1,
             lost: 3,
+            ring: Some(crate::bpf::RingFill {
+                used: 4_096,
+                size: 65_536,
+            }),
             stalled: false,
             protection: cgpath_evidence::Protection {
                 guard: GuardMode::Deny,
@@ -520,6 +538,7 @@ mod tests {
             "2, 1.500 s each, the last 1.750 s",
             "92 in 2 partitions, 1 of them pods; 1 wait for their entry",
             "3 records",
+            "4096 of 65536 bytes used",
             "guard deny, TPM record, enforce on, fail_closed off; executions denied in 2 cgroups",
             "40 pods, 100 units at once and 5 a second each; 3 pods went beyond, 700 events of theirs have \
              no record; 1 pods have all of 1000 entries",
@@ -535,7 +554,7 @@ mod tests {
         }
         assert!(!text.contains("BLIND") && !text.contains("STALLED") && !text.contains('\u{1b}'));
         assert!(!text.contains("cgroup 73"), "{text}");
-        assert_eq!(text.lines().count(), 13, "{text}");
+        assert_eq!(text.lines().count(), 14, "{text}");
     }
 
     #[test]
@@ -567,6 +586,8 @@ mod tests {
             "cgpathd_records_total 92",
             "cgpathd_records_unjoined 1",
             "cgpathd_records_lost_total 3",
+            "cgpathd_ring_used_bytes 4096",
+            "cgpathd_ring_size_bytes 65536",
             "cgpathd_stalled 0",
             "cgpathd_denied_cgroups 2",
             "cgpathd_partition_records_total{partition=\"host\"} 80",
@@ -591,6 +612,11 @@ mod tests {
         ] {
             assert!(up.lines().any(|line| line == sample), "{sample}: {up}");
         }
+        assert_eq!(
+            cgpath_testkit::monitoring::not_served("cgpathd_", &up),
+            Vec::<String>::new(),
+            "named in deploy/prometheus or deploy/grafana"
+        );
         let down = metrics(None).unwrap();
         assert!(down.lines().any(|line| line == "cgpathd_up 0"));
         assert!(!down.contains("cgpathd_records"));

@@ -8,8 +8,9 @@ mod forms;
 
 pub use budgets::{Budgets, NAMED, PodUse};
 pub(crate) use forms::guard_mode;
-pub use forms::{metrics, text};
+pub use forms::{CONTENT_TYPE, metrics, text};
 
+use crate::bpf::RingFill;
 use crate::runtime::RuntimeStatus;
 use cgpath_evidence::Protection;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct Status {
     pub unjoined: u64,
     /// What was lost so far, in total.
     pub lost: u64,
+    /// What waits in the programs' ring buffer; none where the kernel did not tell.
+    #[serde(default)]
+    pub ring: Option<RingFill>,
     /// Whether the disk takes no more records.
     pub stalled: bool,
     /// What the programs do about others.

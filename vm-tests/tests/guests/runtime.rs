@@ -168,7 +168,10 @@ fn containerd_names_pods_and_a_sink_gets_those_of_its_namespace_and_label() {
     until(&node.vm, |status| {
         status["sinks"][0]["delivered"].as_u64() > Some(1) && status["sinks"][0]["unnamed"] == 0
     });
-    assert_eq!(status(&node.vm)["sinks"][1]["delivered"], 0);
+    let said = status(&node.vm);
+    assert_eq!(said["sinks"][1]["delivered"], 0);
+    let [used, size] = ["used", "size"].map(|key| said["ring"][key].as_u64().unwrap());
+    assert!(used <= size && size >= 1 << 16, "{said:#}");
     let listed = node.vm.sh("ls /var/spool/tills").unwrap();
     let bundles: Vec<&str> = listed.lines().filter(|name| name.ends_with(".cbor")).collect();
     assert!(bundles.len() > 1, "{listed}");

@@ -38,6 +38,14 @@ const TOOLS: &[(&str, &str)] = &[
     ),
     ("policy/node", "share/ima-cgpath/policy"),
     ("policy/reference", "share/ima-cgpath/schemas"),
+    (
+        "deploy/prometheus/alerts.yml",
+        "share/ima-cgpath/prometheus/alerts.yml",
+    ),
+    (
+        "deploy/grafana/ima-cgpath.json",
+        "share/ima-cgpath/grafana/ima-cgpath.json",
+    ),
     ("deploy/cgpath.service", "share/ima-cgpath/cgpath.service"),
     ("cgpath.cdx.json", "cgpath.cdx.json"),
     ("cgpath-licences.txt", "cgpath-licences.txt"),

@@ -115,7 +115,7 @@ fn is_debian() -> bool {
 const ELSEWHERE: &str = "\
 This is not Debian, so nothing can be installed from here. Please install, by the names that your system has for them:
   gcc with a static C library, pkg-config, tpm2-tss (development files), protoc, libclang
-  qemu-system-x86_64, swtpm, OVMF, objcopy, mkfs.fat, mtools, systemd's EFI stub, mmdebstrap, mke2fs (e2fsprogs), depmod (kmod), busybox (static), tpm2-tools, containerd with ctr, apt and dpkg
+  qemu-system-x86_64, swtpm, OVMF, objcopy, mkfs.fat, mtools, systemd's EFI stub, mmdebstrap, mke2fs (e2fsprogs), depmod (kmod), busybox (static), tpm2-tools, containerd with ctr, promtool, apt and dpkg
   for the eBPF programs: rustup toolchain install nightly --component rust-src; cargo install bpf-linker
 The guests' kernels and root file system are Debian packages: the virtual machines need a Debian 12 or 13 (a container
 with at least 6 GB of disk does).";

@@ -157,6 +157,12 @@ pub const PACKAGES: &[Package] = &[
         "the browser in which the verifier's pages are tried",
         &[Purpose::Test],
     ),
+    Package(
+        "prometheus",
+        "promtool",
+        "its promtool tries the alert rules and the dashboard's queries",
+        &[Purpose::Test],
+    ),
     Package("make", "make", "builds the patched kernels", &[Purpose::Kernel]),
     Package("flex", "flex", "builds the patched kernels", &[Purpose::Kernel]),
     Package("bison", "bison", "builds the patched kernels", &[Purpose::Kernel]),

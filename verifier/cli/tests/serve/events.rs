@@ -2,6 +2,7 @@
 //! them.
 
 use super::site::{Answer, Client, Server, Site, busy, cgpath, ok};
+use cgpath_testkit::monitoring;
 use cgpath_testkit::port::Port;
 use cgpath_testkit::python::python;
 use cgpath_testkit::{Actor, Node, pod, sha256};
@@ -278,6 +279,23 @@ fn a_receiver_that_is_down_or_answers_500_gets_everything_in_order_once_it_is_we
         metrics.contains("cgpath_webhook_waiting_events{") && metrics.contains("\"} 0"),
         "{metrics}"
     );
+}
+
+#[test]
+fn each_metric_and_label_that_alerts_and_dashboard_name_is_served() {
+    let site = Site::new();
+    let mut node = busy();
+    site.enrol(&node, "worker-1");
+    // Nobody listens there: what waits for it is served, too.
+    let port = Port::new();
+    let (_server, client) = serve(&site, port.address(), &[]);
+    tamper(&mut node);
+    round(&client, &mut node);
+    let served = client.get("/metrics").text();
+    assert_eq!(monitoring::not_served("cgpath_", &served), Vec::<String>::new());
+    let without = served.replace("cgpath_node_failures{", "cgpath_other{");
+    let missing = monitoring::not_served("cgpath_", &without);
+    assert!(!missing.is_empty(), "{served}");
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
     for sample in [
         "cgpath_node_policy_usable{node=\"worker-1\"} 0",
         "cgpath_node_stale{node=\"worker-1\"} 1",
+        "cgpath_node_stopped{node=\"worker-1\"} 0",
         "cgpath_build_info{version=\"",
         "cgpath_certificate_not_after_seconds 1",
     ] {
@@ -127,6 +128,11 @@ fn a_node_that_is_silent_refused_or_without_a_usable_policy_does_not_look_truste
 
     ok(&site.node(&["stop", "worker-1"]));
     assert_eq!(standing(&site), (0, "stopped".into()));
+    let metrics = client.get("/metrics").text();
+    assert!(
+        metrics.contains("cgpath_node_stopped{node=\"worker-1\"} 1"),
+        "{metrics}"
+    );
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub struct NodeSummary {
     pub age: Option<u64>,
     /// Whether there is no verdict, or none that is young enough.
     pub stale: bool,
+    /// Whether an operator stopped it, so that nothing is taken of it.
+    #[serde(skip)]
+    pub stopped: bool,
     /// Whether its policy can be used; where not, what it sends is refused.
     pub policy_usable: bool,
     /// The last verdict.

@@ -49,6 +49,7 @@ pub struct Metrics {
     node_trusted: Family<Node, Gauge>,
     node_age: Family<Node, Gauge>,
     node_stale: Family<Node, Gauge>,
+    node_stopped: Family<Node, Gauge>,
     node_entries: Family<Node, Gauge>,
     node_records: Family<Node, Gauge>,
     node_lost: Family<Node, Gauge>,
@@ -74,6 +75,9 @@ impl Metrics {
             node: node.name.clone(),
         };
         self.node_stale.get_or_create(&label).set(i64::from(node.stale));
+        self.node_stopped
+            .get_or_create(&label)
+            .set(i64::from(node.stopped));
         self.node_refused
             .get_or_create(&label)
             .set(node.refused.as_ref().map_or(0, |refused| count(refused.count)));
@@ -174,6 +178,11 @@ impl Metrics {
             "node_stale",
             "1 if the last verdict is too old or there is none",
             self.node_stale,
+        );
+        registry.register(
+            "node_stopped",
+            "1 if an operator stopped the node",
+            self.node_stopped,
         );
         registry.register(
             "node_entries",

@@ -348,6 +348,7 @@ fn summaries(app: &App) -> Result<Vec<NodeSummary>, StoreError> {
             Ok(NodeSummary {
                 refused: app.refusals_of(&node.name),
                 policy_usable: app.appraiser.has_policy(&node),
+                stopped: node.stopped.is_some(),
                 name: node.name,
                 ak: node.ak_name,
                 policy_digest: node.policy_digest,
