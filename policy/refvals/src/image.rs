@@ -412,15 +412,15 @@ fn diff_ids(
     choice: &Choice,
     layers: usize,
 ) -> Result<Vec<Digest>> {
-    if let (Some(wanted), Some(found)) = (&choice.platform, configuration.platform()) {
-        if wanted.fit(&found).is_none() {
-            let why = format!("no image for platform {wanted}");
-            return Err(Error::Choose {
-                what: what.to_owned(),
-                why,
-                choices: vec![found.to_string()],
-            });
-        }
+    if let (Some(wanted), Some(found)) = (&choice.platform, configuration.platform())
+        && wanted.fit(&found).is_none()
+    {
+        let why = format!("no image for platform {wanted}");
+        return Err(Error::Choose {
+            what: what.to_owned(),
+            why,
+            choices: vec![found.to_string()],
+        });
     }
     let ids = &configuration.rootfs.diff_ids;
     if ids.len() != layers {

@@ -169,7 +169,7 @@ fn an_image_is_found_by_its_index_its_manifest_and_its_configuration_and_by_noth
     let index = layout.index(&[&amd64, &arm64]);
     layout.write(&case.path("web"), Some((&index, "registry.example/shop/web:7")));
     case.objects(&["refs", "add", "refs", "web", "--platform", "linux/amd64"]);
-    assert_eq!(case.configurations(), [config.clone()]);
+    assert_eq!(case.configurations(), std::slice::from_ref(&config));
     let named = |name: String| {
         let shown = case.objects(&["refs", "show", "refs", &name]);
         let [image] = &shown[..] else { panic!("{shown:?}") };
@@ -230,7 +230,7 @@ fn layers_are_kept_once_for_all_images_that_have_them_and_go_with_the_last_one()
     let users = |n: usize| shown[0]["parts"][n]["images"].as_u64();
     assert_eq!([users(0), users(1)], [Some(2), Some(1)]);
     case.objects(&["refs", "remove", "refs", &first]);
-    assert_eq!(case.configurations(), [second.clone()]);
+    assert_eq!(case.configurations(), std::slice::from_ref(&second));
     assert_eq!((case.files("layers").len(), case.files("digests").len()), (2, 2));
     case.refused(
         &["refs", "show", "refs", &text(&one["digest"])],

@@ -311,10 +311,11 @@ fn ended(output: &Output) -> End {
         return End::Stopped;
     }
     // What is aborted leaves its own line open.
-    let begun = said
+    let mut begun = said
         .lines()
+        .rev()
         .filter_map(|line| line.strip_prefix("test ")?.split(" ... ").next());
-    let last = begun.last().unwrap_or("a test").to_owned();
+    let last = begun.next().unwrap_or("a test").to_owned();
     End::Failed(last)
 }
 
