@@ -23,8 +23,8 @@ const MAX_OTHERS: usize = 20;
 /// Says which image each container of a pod really runs, from evidence and the index of images alone.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 all files of each container are of one image, and the container runtime names \
-                  no other; 1 something else; 2 unusable input.\n\n\
+    after_help = "Exit codes: 0 all files of each container are of one image, and the container runtime \
+                  names no other; 1 something else; 2 unusable input.\n\n\
                   The evidence is taken as it is: `cgpath verify` says whether it is to be believed.\n\n\
                   Examples:\n  \
                   cgpath identify --pod 1f0a… --node worker-1 --refs refs\n  \
@@ -47,8 +47,8 @@ pub struct Identify {
     evidence: Option<PathBuf>,
     #[command(flatten)]
     of: OfStore,
-    /// A policy of the node, which says what is the container runtime's own (`sandbox`, `runtime-files`); with
-    /// --node the one that is enrolled
+    /// A policy of the node, which says what is the container runtime's own (`sandbox`, `runtime-files`);
+    /// with --node the one that is enrolled
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Which image a pod's container really runs: what `cgpath identify` says of evidence and the index of images.
+//! Which image a pod's container really runs: what `cgpath identify` says of evidence and the images' index.
 
 use crate::refs::{Case, Layout, text};
 use cgpath_evidence::{ContainerName, Named};
