@@ -307,8 +307,8 @@ fn has_thread(vm: &Vm, process: &Process<'_>, which: &str, state: char) -> bool 
 }
 
 /// Kills the collector between the write-ahead of a checkpoint and what follows its extension: at five
-/// instants, in turn. What it makes behind each holds. Gives the one that runs in the end.
-fn kills<'vm>(vm: &'vm Vm, domain: &Domain, mut process: Process<'vm>) -> Process<'vm> {
+/// instants, in turn. What it makes behind each holds.
+fn kills(vm: &Vm, domain: &Domain) {
     const INSTANTS: usize = 5;
     let kills = if std::env::var_os("CGPATH_SOAK").is_some() {
         50
@@ -322,6 +322,7 @@ fn kills<'vm>(vm: &'vm Vm, domain: &Domain, mut process: Process<'vm>) -> Proces
         ))
         .unwrap();
     };
+    let mut process = collector(vm, UNASKED);
     for n in 0..kills {
         let instant = n % INSTANTS;
         let (slow, fails) = [("700", "N"), ("0", "Y"), ("20", "N"), ("700", "N"), ("300", "N")][instant];
@@ -355,7 +356,7 @@ fn kills<'vm>(vm: &'vm Vm, domain: &Domain, mut process: Process<'vm>) -> Proces
         let nonce = [0x80 | u8::try_from(n).unwrap(); 32];
         holds(domain, &evidence(vm, &nonce).unwrap(), &nonce).unwrap();
     }
-    process
+    kill(&process);
 }
 
 /// Asks for evidence, holds the collector where it waits for a report, does `work`, and has the report made
@@ -510,17 +511,13 @@ fn beside_a_tpm(node: &mut Node, alone: &Domain) -> (Verdict, [Verdict; 2]) {
     // What is timed below is not to meet another round.
     node.plan.settings = vec!["verifier.interval=3600".to_owned()];
     let (process, round) = node.start_collector().unwrap();
-    let whole = round.evidence().unwrap();
-    let one = [true, false].map(|keeps_tpm| with_one_quote(node, &whole, keeps_tpm));
+    let evidence = round.evidence().unwrap();
+    let one = [true, false].map(|keeps_tpm| with_one_quote(node, &evidence, keeps_tpm));
     rounds(&node.vm, "PCR 10 and RTMR 3", |evidence, _| {
         assert!(evidence.quote.tpm.is_some() && evidence.quote.td.is_some());
     });
-    // Somebody else extends it: no evidence, and the reason by name.
-    initrd(&node.vm);
-    let error = evidence(&node.vm, &[9; 32]).unwrap_err();
-    assert!(format!("{error:#}").contains("shared-register"), "{error:#}");
     kill(&process);
-    // Another chain in the same boot, which no verifier takes: for the time of its rounds alone.
+    // Another chain in the same boot, which no verifier takes: for its time alone.
     let unloaded = node.vm.run(&[COLLECTOR, "unload"]).unwrap();
     unloaded.check().unwrap();
     node.vm.sh("rm -r /var/lib/ima-cgpath").unwrap();
@@ -601,12 +598,17 @@ fn gather() -> Facts {
 
     let process = collector(&node.vm, UNASKED);
     rounds_alone(&node.vm, &domain);
+    kill(&process);
     so_far("rounds");
-    let process = kills(&node.vm, &domain, process);
+    kills(&node.vm, &domain);
     so_far("kills");
+    let process = collector(&node.vm, UNASKED);
     too_long(&node.vm, &domain);
     another_asks_in_between(&node.vm, &domain, &process);
-    another_provider(&node.vm, &domain, &process);
+    // Somebody else extends it: no evidence, and the reason by name.
+    initrd(&node.vm);
+    let error = evidence(&node.vm, &[9; 32]).unwrap_err();
+    assert!(format!("{error:#}").contains("shared-register"), "{error:#}");
     kill(&process);
     so_far("others");
 
@@ -614,6 +616,9 @@ fn gather() -> Facts {
     domain.start(&node.vm).unwrap();
     initrd(&node.vm);
     let (per_boot, enrolled) = rebooted(&node, &domain);
+    let process = collector(&node.vm, UNASKED);
+    another_provider(&node.vm, &domain, &process);
+    kill(&process);
     so_far("second boot");
 
     let (both, one) = beside_a_tpm(&mut node, &domain);
