@@ -164,12 +164,13 @@ cargo xtask dist: what users install, in target/packages
 
   deb   Debian packages: ima-cgpath-collector, ima-cgpath-verifier, ima-cgpath-tools; lintian must have nothing to say
   tar   archives for other systems: cgpath linked statically, cgpathd with the TPM's libraries beside it
+  image OCI images from scratch, made offline: ima-cgpath-verifier with cgpath, ima-cgpath-node with cgpathd and its libraries
 
-Beside them lie a CycloneDX document for each program, and SHA256SUMS. The same programs of the same commit give the same
+A CycloneDX document for each program lies beside them or in them, and SHA256SUMS beside them. The same programs of the same commit give the same
 bytes: what is packed has the commit's time (SOURCE_DATE_EPOCH, where it is set). A commit without the version's tag gives
 packages that sort before that version: 0.1.0~20261130022757.52b5976.
 
-Usage: cargo xtask dist deb|tar… [OPTIONS]
+Usage: cargo xtask dist deb|tar|image… [OPTIONS]
 
   --programs DIR   pack the programs of DIR and build nothing; quickly, for tests
   --yes, --no-install   as for `demo`

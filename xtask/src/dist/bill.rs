@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::Release;
@@ -232,6 +233,80 @@ fn purl(package: &Value) -> String {
     format!("pkg:cargo/{}@{version}", text(package, "name"))
 }
 
+/// A Debian package of which something is brought along.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Debian {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture.
+    pub architecture: String,
+}
+
+impl Debian {
+    /// The package that has a file.
+    pub fn of(file: &Path) -> Result<Self> {
+        // dpkg may know the file by a path through /lib; of another architecture it lies in another folder.
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let folder = file.parent().map(name).unwrap_or_default();
+        let mut query = Command::new("dpkg-query");
+        query.arg("--search").arg(format!("*/{folder}/{}", name(file)));
+        let listed = shell::output(&mut query)?;
+        let package = owner(&listed).with_context(|| format!("no package has {}", file.display()))?;
+        let format = "${Package} ${Version} ${Architecture}";
+        let mut query = Command::new("dpkg-query");
+        let shown = shell::output(query.args(["--show", "--showformat", format, package]))?;
+        match shown.split(' ').collect::<Vec<_>>().as_slice() {
+            [name, version, architecture] => Ok(Self {
+                name: (*name).to_owned(),
+                version: (*version).to_owned(),
+                architecture: (*architecture).to_owned(),
+            }),
+            _ => bail!("dpkg-query says of {package}: {shown}"),
+        }
+    }
+
+    /// Names it in the document of the program that it was brought along for.
+    pub fn add_to(&self, document: &mut Value) -> Result<()> {
+        let version = self.version.replace('+', "%2B").replace(':', "%3A");
+        let purl = format!(
+            "pkg:deb/debian/{}@{version}?arch={}",
+            self.name, self.architecture
+        );
+        let component = json!({
+            "type": "library",
+            "bom-ref": purl,
+            "name": self.name,
+            "version": self.version,
+            "purl": purl,
+        });
+        let program = document["metadata"]["component"]["bom-ref"].clone();
+        let components = document["components"].as_array_mut();
+        components.context("a document has components")?.push(component);
+        let dependencies = document["dependencies"].as_array_mut();
+        let dependencies = dependencies.context("a document has dependencies")?;
+        let uses = dependencies
+            .iter_mut()
+            .find(|dependency| dependency["ref"] == program)
+            .and_then(|dependency| dependency["dependsOn"].as_array_mut());
+        uses.context("a program has dependencies")?.push(json!(purl));
+        dependencies.push(json!({ "ref": purl, "dependsOn": [] }));
+        Ok(())
+    }
+}
+
+/// The first package of a line of `dpkg-query --search`: `name:architecture: path`, or several names.
+fn owner(listed: &str) -> Option<&str> {
+    let (names, _) = listed.lines().next()?.split_once(": ")?;
+    names.split(", ").next()
+}
+
 /// The licences' texts that a package has beside its manifest.
 fn licence_texts(package: &Value) -> Result<Vec<String>> {
     let manifest = Path::new(text(package, "manifest_path"));
@@ -331,6 +406,32 @@ mod tests {
             assert!(known.contains(text(dependency, "ref")), "{dependency}");
             assert!(list(&dependency["dependsOn"]).all(|used| known.contains(used.as_str().unwrap())));
         }
+    }
+
+    #[test]
+    fn a_debian_package_that_comes_along_is_named_as_what_the_program_uses() {
+        let listed = "libtss2-esys-3.0.2-0:amd64: /usr/lib/x86_64-linux-gnu/libtss2-esys.so.0.0.0\n";
+        assert_eq!(owner(listed), Some("libtss2-esys-3.0.2-0:amd64"));
+        assert_eq!(owner("no path found\n"), None);
+        let mut document = json!({
+            "metadata": { "component": { "bom-ref": "own" } },
+            "components": [],
+            "dependencies": [{ "ref": "a", "dependsOn": [] }, { "ref": "own", "dependsOn": ["a"] }],
+        });
+        let package = Debian {
+            name: "libssl3".to_owned(),
+            version: "1:3.0+deb12u1".to_owned(),
+            architecture: "amd64".to_owned(),
+        };
+        package.add_to(&mut document).unwrap();
+        let purl = "pkg:deb/debian/libssl3@1%3A3.0%2Bdeb12u1?arch=amd64";
+        assert_eq!(document["components"][0]["purl"], purl);
+        assert_eq!(document["dependencies"][1]["dependsOn"], json!(["a", purl]));
+        assert_eq!(
+            document["dependencies"][2],
+            json!({ "ref": purl, "dependsOn": [] })
+        );
+        assert!(package.add_to(&mut json!({})).is_err());
     }
 
     #[test]

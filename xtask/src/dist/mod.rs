@@ -6,6 +6,7 @@
 
 mod bill;
 mod deb;
+mod image;
 mod tarball;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +18,14 @@ use lexopt::prelude::*;
 use bill::Bills;
 
 use crate::needs::{self, Consent, Purpose};
-use crate::workspace::{Workspace, megabytes};
+use crate::workspace::{Workspace, emptied, megabytes};
 use crate::{build, help, shell};
 
 /// The programs that are shipped, and the section of their manual.
 const PROGRAMS: [(&str, u8); 2] = [("cgpath", 1), ("cgpathd", 8)];
+
+/// What can be made.
+const KINDS: [&str; 3] = ["deb", "tar", "image"];
 
 /// `cargo xtask dist`.
 ///
@@ -45,9 +49,9 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
         }
     }
     let purpose = match (wanted.as_slice(), &programs) {
-        ([], _) => bail!("say what: deb, tar; hint: cargo xtask dist --help"),
-        (kinds, _) if kinds.iter().any(|kind| !matches!(kind.as_str(), "deb" | "tar")) => {
-            bail!("there are deb and tar; hint: cargo xtask dist --help")
+        ([], _) => bail!("say what: {}; hint: cargo xtask dist --help", KINDS.join(", ")),
+        (kinds, _) if kinds.iter().any(|kind| !KINDS.contains(&kind.as_str())) => {
+            bail!("there are {}; hint: cargo xtask dist --help", KINDS.join(", "))
         }
         (_, Some(_)) => Purpose::Packing,
         (_, None) => Purpose::Dist,
@@ -74,7 +78,8 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
                 deb::check(&out)?;
                 out
             }
-            _ => tarball::make(workspace, &bills, programs.as_deref())?,
+            "tar" => tarball::make(workspace, &bills, programs.as_deref())?,
+            _ => image::make(workspace, &bills, programs.as_deref())?,
         };
         println!("{}", made.display());
     }
@@ -105,15 +110,46 @@ fn pack_tried(workspace: &Workspace, folder: &str) -> Result<PathBuf> {
 /// When they are not, with the first file that differs, or when they are not clean.
 pub fn again(workspace: &Workspace, first: &Path) -> Result<()> {
     let second = pack_tried(workspace, "tried-again")?;
+    same(first, &second)?;
+    std::fs::remove_dir_all(&second).with_context(|| format!("removing {}", second.display()))?;
+    deb::check(first)
+}
+
+/// Archives and images of the programs that `test` tries, made twice: the bytes must be the same. Each
+/// archive is unpacked and whole, each image is read back; neither program is run from them, since these are
+/// not the portable ones.
+///
+/// # Errors
+/// When they are not, with the first file that differs, or when one lacks something.
+pub fn portable_again(workspace: &Workspace) -> Result<()> {
+    let programs = workspace.target.join("debug");
+    let folders = ["tried-portable", "tried-portable-again"];
+    let [first, second] = folders.map(|folder| packages(workspace).join(folder));
+    for out in [&first, &second] {
+        emptied(out)?;
+        let trees = tarball::pack(workspace, &Bills::read(workspace)?, &programs, out)?;
+        image::pack(workspace, &trees, &programs.join("cgpath"), out)?;
+        let work = out.join("work");
+        std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
+        sums(out)?;
+    }
+    same(&first, &second)?;
+    for out in [&first, &second] {
+        std::fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether two directories were packed to the same bytes.
+fn same(first: &Path, second: &Path) -> Result<()> {
     let sums = |dir: &Path| {
         std::fs::read_to_string(dir.join(SUMS))
             .with_context(|| format!("reading the sums of {}", dir.display()))
     };
-    if let Some((one, other)) = difference(&sums(first)?, &sums(&second)?) {
+    if let Some((one, other)) = difference(&sums(first)?, &sums(second)?) {
         bail!("two packings of the same programs differ: `{one}` and `{other}`");
     }
-    std::fs::remove_dir_all(&second).with_context(|| format!("removing {}", second.display()))?;
-    deb::check(first)
+    Ok(())
 }
 
 /// The first lines of two texts that differ; of the one that ends before the other there is none.

@@ -2,8 +2,8 @@
 //! it.
 //!
 //! Promises: an archive is tried where it was unpacked, before it is given out; of each library there is its
-//! package's copyright file. Not here: the C library, which `cgpathd` takes from the system (glibc of the
-//! release that it was built on, or newer).
+//! package's copyright file, and its package stands in the bill of materials. Not here: the C library, which
+//! `cgpathd` takes from the system (glibc of the release that it was built on, or newer).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bill::Bills;
+use super::bill::{self, Bills};
 use super::{Release, copy, lay, packages, size, sums};
 use crate::workspace::{Workspace, emptied};
 use crate::{build, shell};
@@ -21,6 +21,9 @@ const OF_THE_SYSTEM: &[&str] = &["linux-vdso.", "ld-linux", "libc.", "libm.", "l
 
 /// What loads a TCTI by its name finds it here: nothing is linked with it.
 const TCTI: &str = "libtss2-tcti-device.so.0";
+
+/// The project's own licences.
+const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 
 /// What is in each archive, by its place in what both kinds of packages are made of, and by its place in the
 /// archive. The program comes first.
@@ -69,7 +72,6 @@ const COLLECTOR: &[(&str, &str)] = &[
 
 /// Makes both archives; gives their directory. `programs` are some that [`build::portable`] built before.
 pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
-    let release = Release::of(workspace)?;
     let out = packages(workspace).join("tar");
     emptied(&out)?;
     let work = out.join("work");
@@ -81,23 +83,62 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
             dir
         }
     };
-    let source = work.join("source");
-    lay(workspace, &release, bills, &built, &source)?;
-    let tools = format!("ima-cgpath-tools-{}-x86_64", release.full);
-    let collector = format!("ima-cgpath-collector-{}-x86_64", release.full);
-    plant(workspace, &source, TOOLS, &work.join(&tools))?;
-    let tree = work.join(&collector);
-    plant(workspace, &source, COLLECTOR, &tree)?;
-    libraries(&built.join("cgpathd"), &tree)?;
-    for name in [&tools, &collector] {
-        archive(&work, name, &release, &out)?;
-        size(name, &out.join(format!("{name}.tar.gz")))?;
-    }
-    try_tools(&work.join(&tools))?;
-    try_collector(&work.join(&collector))?;
+    let [tools, collector] = pack(workspace, bills, &built, &out)?;
+    try_tools(&tools)?;
+    try_collector(&collector)?;
     std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
     sums(&out)?;
     Ok(out)
+}
+
+/// Both archives, of the tools and of the collector; gives where each was unpacked again and found whole,
+/// below `work` in `out`. Neither program is run.
+pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> Result<[PathBuf; 2]> {
+    let release = Release::of(workspace)?;
+    let work = out.join("work");
+    let source = work.join("source");
+    lay(workspace, &release, bills, built, &source)?;
+    let trees = work.join("trees");
+    let tools = format!("ima-cgpath-tools-{}-x86_64", release.full);
+    let collector = format!("ima-cgpath-collector-{}-x86_64", release.full);
+    plant(workspace, &source, TOOLS, &trees.join(&tools))?;
+    plant(workspace, &source, COLLECTOR, &trees.join(&collector))?;
+    let brought = libraries(&built.join("cgpathd"), &trees.join(&collector))?;
+    let unpacked = work.join("unpacked");
+    std::fs::create_dir_all(&unpacked)?;
+    for name in [&tools, &collector] {
+        archive(&trees, name, &release, out)?;
+        let file = out.join(format!("{name}.tar.gz"));
+        size(name, &file)?;
+        let mut tar = Command::new("tar");
+        shell::output(tar.arg("-xzf").arg(&file).arg("-C").arg(&unpacked))?;
+    }
+    let both = [unpacked.join(tools), unpacked.join(collector)];
+    whole(&both[0], TOOLS, &[])?;
+    whole(&both[1], COLLECTOR, &brought)?;
+    Ok(both)
+}
+
+/// Whether an archive that was unpacked has what it should have, with the libraries that were brought along.
+fn whole(tree: &Path, content: &[(&str, &str)], brought: &[Library]) -> Result<()> {
+    let mut wanted: Vec<PathBuf> = content.iter().map(|(_, place)| place.into()).collect();
+    wanted.extend(LICENCES.map(PathBuf::from));
+    for library in brought {
+        wanted.push(Path::new(build::BUNDLED).join(&library.name));
+        wanted.push(library.licence());
+    }
+    for place in wanted {
+        let path = tree.join(&place);
+        let is_there = match path.metadata() {
+            Ok(found) if found.is_dir() => !super::names(&path)?.is_empty(),
+            Ok(found) => found.len() > 0,
+            Err(_) => false,
+        };
+        if !is_there {
+            bail!("the archive has no {}", place.display());
+        }
+    }
+    Ok(())
 }
 
 /// Copies what is in an archive to `tree`, with the project's licences, and strips the program.
@@ -105,7 +146,7 @@ fn plant(workspace: &Workspace, source: &Path, content: &[(&str, &str)], tree: &
     for (path, place) in content {
         copy(&source.join(path), &tree.join(place))?;
     }
-    for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+    for licence in LICENCES {
         copy(&workspace.root.join(licence), &tree.join(licence))?;
     }
     let (_, program) = content.first().context("an archive has a program")?;
@@ -132,8 +173,40 @@ fn linked(listed: &str) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// Copies the libraries that no system need have, each with its package's copyright file.
-fn libraries(program: &Path, tree: &Path) -> Result<()> {
+/// A library that comes along.
+#[derive(Debug)]
+struct Library {
+    /// As it is linked.
+    name: String,
+    /// Its package.
+    owner: bill::Debian,
+}
+
+impl Library {
+    /// Where its package's copyright file is in the archive.
+    fn licence(&self) -> PathBuf {
+        Path::new("licences").join(format!("{}.txt", self.owner.name))
+    }
+}
+
+/// The loader and the C library of a program, by the paths at which ldd(1) finds them.
+pub fn of_the_system(listed: &str) -> Vec<PathBuf> {
+    listed
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim();
+            let found = line.split_once(" => ").map_or(line, |(_, found)| found);
+            let path = Path::new(found.split(" (").next()?);
+            let name = path.file_name()?.to_str()?;
+            let of_the_system = OF_THE_SYSTEM.iter().any(|begin| name.starts_with(begin));
+            (of_the_system && path.is_absolute()).then(|| path.to_owned())
+        })
+        .collect()
+}
+
+/// Copies the libraries that no system need have, each with its package's copyright file, and names their
+/// packages in the program's bill of materials.
+fn libraries(program: &Path, tree: &Path) -> Result<Vec<Library>> {
     let mut found = linked(&shell::output(Command::new("ldd").arg(program))?);
     let loader = found
         .iter()
@@ -142,53 +215,69 @@ fn libraries(program: &Path, tree: &Path) -> Result<()> {
     let tcti = loader.1.with_file_name(TCTI);
     found.extend(linked(&shell::output(Command::new("ldd").arg(&tcti))?));
     found.push((TCTI.to_owned(), tcti));
-    let mut owners: BTreeSet<String> = BTreeSet::new();
+    let mut brought: Vec<Library> = Vec::new();
     for (name, path) in found {
         let real = path
             .canonicalize()
             .with_context(|| format!("{name} at {}", path.display()))?;
         copy(&real, &tree.join(build::BUNDLED).join(&name))?;
-        // dpkg may know the file by a path through /lib.
-        let file = real
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let listed = shell::output(
-            Command::new("dpkg-query")
-                .arg("--search")
-                .arg(format!("*/{file}")),
-        )?;
-        let owner = listed.split(':').next().unwrap_or_default().trim().to_owned();
-        owners.insert(owner);
+        let library = Library {
+            owner: bill::Debian::of(&real)?,
+            name,
+        };
+        let copyright = Path::new("/usr/share/doc")
+            .join(&library.owner.name)
+            .join("copyright");
+        copy(&copyright, &tree.join(library.licence()))
+            .with_context(|| format!("the licence of {}", library.owner.name))?;
+        brought.push(library);
     }
+    let path = tree.join("cgpathd.cdx.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut document = serde_json::from_str(&text)?;
+    let owners: BTreeSet<&bill::Debian> = brought.iter().map(|library| &library.owner).collect();
     for owner in owners {
-        let copyright = Path::new("/usr/share/doc").join(&owner).join("copyright");
-        copy(&copyright, &tree.join("licences").join(format!("{owner}.txt")))
-            .with_context(|| format!("the licence of {owner}"))?;
+        owner.add_to(&mut document)?;
     }
+    std::fs::write(&path, serde_json::to_string_pretty(&document)? + "\n")?;
+    Ok(brought)
+}
+
+/// An archive of a directory.
+fn archive(trees: &Path, name: &str, release: &Release, out: &Path) -> Result<()> {
+    let file = out.join(format!("{name}.tar"));
+    let mut options = ROOTS.to_vec();
+    options.push("--create");
+    tar(release, trees, &[name], &options, &file)?;
+    gzip(&file)?;
     Ok(())
 }
 
-/// An archive of a directory, the same bytes for the same content.
-fn archive(work: &Path, name: &str, release: &Release, out: &Path) -> Result<()> {
-    let file = out.join(format!("{name}.tar"));
+/// Everything is root's, and others may read it.
+pub const ROOTS: &[&str] = &["--owner=0", "--group=0", "--mode=u=rwX,go=rX"];
+
+/// Makes an archive of entries of a directory, or adds them to it: the same bytes for the same content.
+pub fn tar(release: &Release, dir: &Path, entries: &[&str], options: &[&str], file: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
-    tar.args(["--create", "--sort=name", "--format=ustar", "--numeric-owner"])
-        .args(["--owner=0", "--group=0", "--mode=u=rwX,go=rX"])
+    tar.args(["--sort=name", "--format=ustar", "--numeric-owner"])
+        .args(options)
         .arg(format!("--mtime=@{}", release.epoch))
         .arg("--file")
-        .arg(&file)
+        .arg(file)
         .arg("-C")
-        .arg(work)
-        .arg(name);
+        .arg(dir)
+        .args(entries);
     shell::output(&mut tar)?;
-    shell::output(
-        Command::new("gzip")
-            .args(["--no-name", "--best", "--force"])
-            .arg(&file),
-    )?;
     Ok(())
+}
+
+/// Packs a file, which is replaced; gives the new one. The same bytes for the same content.
+pub fn gzip(file: &Path) -> Result<PathBuf> {
+    let mut gzip = Command::new("gzip");
+    shell::output(gzip.args(["--no-name", "--best", "--force"]).arg(file))?;
+    let mut packed = file.as_os_str().to_owned();
+    packed.push(".gz");
+    Ok(packed.into())
 }
 
 fn try_tools(tree: &Path) -> Result<()> {
@@ -246,5 +335,54 @@ mod tests {
         let names: Vec<String> = linked(listed).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["libtss2-esys.so.0", "libcrypto.so.3"]);
         assert_eq!(linked("\tstatically linked\n"), []);
+        let own = [
+            "/lib/x86_64-linux-gnu/libgcc_s.so.1",
+            "/lib/x86_64-linux-gnu/libm.so.6",
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/lib64/ld-linux-x86-64.so.2",
+        ];
+        assert_eq!(of_the_system(listed), own.map(PathBuf::from));
+    }
+
+    #[test]
+    fn an_archive_without_a_library_its_licence_or_a_file_is_not_whole() {
+        let tree = std::env::temp_dir().join(format!("xtask-tarball-{}", std::process::id()));
+        emptied(&tree).unwrap();
+        let content = [("bin/cgpathd", "sbin/cgpathd"), ("policy/ima", "share/ima")];
+        let owner = bill::Debian {
+            name: "libtss2-esys-3.0.2-0".to_owned(),
+            version: "3.2.1-3".to_owned(),
+            architecture: "amd64".to_owned(),
+        };
+        let brought = [Library {
+            name: "libtss2-esys.so.0".to_owned(),
+            owner,
+        }];
+        let places = [
+            "sbin/cgpathd",
+            "share/ima/policy",
+            "LICENSE-APACHE",
+            "LICENSE-MIT",
+            "lib/ima-cgpath/libtss2-esys.so.0",
+            "licences/libtss2-esys-3.0.2-0.txt",
+        ];
+        let fill = || {
+            for place in places {
+                let path = tree.join(place);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, "something").unwrap();
+            }
+        };
+        fill();
+        whole(&tree, &content, &brought).unwrap();
+        for place in places {
+            std::fs::remove_file(tree.join(place)).unwrap();
+            assert!(whole(&tree, &content, &brought).is_err(), "{place}");
+            std::fs::write(tree.join(place), "").unwrap();
+            let is_listed = place != "share/ima/policy";
+            assert_eq!(whole(&tree, &content, &brought).is_err(), is_listed, "{place}");
+            fill();
+        }
+        std::fs::remove_dir_all(&tree).unwrap();
     }
 }

@@ -273,7 +273,10 @@ impl Run<'_> {
             }
             "dist" => {
                 dist::again(self.workspace, self.packages()?)?;
-                Ok(Count::one())
+                let mut count = Count::one();
+                dist::portable_again(self.workspace)?;
+                count.add(Count::one());
+                Ok(count)
             }
             // Those of patched kernels have a step of their own, which builds the kernels.
             "vm" => {
