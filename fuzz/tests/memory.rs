@@ -11,13 +11,13 @@ mod counting;
 
 use cgpath_appraisal::Collateral;
 use cgpath_appraisal::ear::AttestationResult;
-use cgpath_evidence::list::{Decoder, Format};
+use cgpath_evidence::list::{Decoder, Format, ListEntry, Templates};
 use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::td::{QuoteBody, log};
-use cgpath_evidence::tpm::{Attest, PcrSelection, Public, Signature};
+use cgpath_evidence::tpm::{Attest, PcrBlob, PcrSelection, Public, Signature};
 use cgpath_evidence::{
     Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Identity, Named, PartitionKey, PartitionLog, PodInfo,
-    PodName, PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, ima_policy, json, wire,
+    PodName, PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, cgroup, ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 
@@ -511,7 +511,13 @@ fn boot_logs_and_structures_of_a_tpm_hold_no_more() {
     hold("boot log", 4, &inputs, |bytes| {
         let _ = EventLog::parse(bytes);
     });
-    let all = ["tpm_attest", "tpm_signature", "tpm_public", "tpm_pcr_selection"];
+    let all = [
+        "tpm_attest",
+        "tpm_signature",
+        "tpm_public",
+        "tpm_pcr_selection",
+        "tpm_pcr_blob",
+    ];
     let inputs: Vec<_> = all
         .into_iter()
         .map(|name| (name, [seed_of(name), vec![0xff; LEN]].concat()))
@@ -521,6 +527,7 @@ fn boot_logs_and_structures_of_a_tpm_hold_no_more() {
         let _ = Signature::parse(bytes);
         let _ = Public::parse_file(bytes);
         let _ = PcrSelection::parse(bytes);
+        let _ = PcrBlob::parse(bytes);
     });
 }
 
@@ -624,4 +631,146 @@ fn what_an_operator_writes_holds_no_more() {
     hold("IMA policy", 16, &inputs, |bytes| {
         let _ = ima_policy::parse(core::str::from_utf8(bytes).unwrap());
     });
+}
+
+#[test]
+fn an_entry_of_evidence_is_held_once_and_names_of_cgroups_and_partitions_not_at_all() {
+    let inputs = [
+        (
+            "its seed and zeros",
+            [seed_of("list_entry"), vec![0; LEN]].concat(),
+        ),
+        ("ones", vec![0xff; LEN]),
+        ("zeros", vec![0; LEN]),
+    ];
+    hold("entry of evidence", 3, &inputs, |bytes| {
+        if let Ok(entry) = ListEntry::from_canonical(0, bytes) {
+            let _ = entry.fields(Templates::builtin());
+        }
+    });
+    let group = b"/kubepods/burstable/pod11111111-2222-3333-4444-555555555555";
+    let inputs = [
+        ("groups", repeated(group, LEN)),
+        ("slashes", vec![b'/'; LEN]),
+        ("digits", vec![b'1'; LEN]),
+    ];
+    hold("cgroup path, partition", 0, &inputs, |bytes| {
+        let _ = cgroup::attribute(bytes);
+        let _ = PodUid::parse(bytes);
+        let _ = PartitionKey::parse(core::str::from_utf8(bytes).unwrap());
+    });
+}
+
+/// What stands in a journal: length, checksum, kind, payload.
+#[cfg(feature = "collector")]
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let sealed = [&[kind][..], payload].concat();
+    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+    [&length[..], &crc32fast::hash(&sealed).to_le_bytes(), &sealed].concat()
+}
+
+#[cfg(feature = "collector")]
+#[test]
+fn what_a_collector_reads_holds_no_more() {
+    use cgpathd::config::Config;
+    use cgpathd::deliver::push;
+    use cgpathd::journal::{Frames, START};
+    use std::path::Path;
+
+    let record = seed_of("collector_record");
+    let inputs = [
+        ("a record and zeros", [record.clone(), vec![0; LEN]].concat()),
+        ("ones", vec![0xff; LEN]),
+    ];
+    // Of the input there is one copy, as the ring gives it.
+    hold("raw record", 2, &inputs, |bytes| {
+        let _ = cgpathd::decode::decode(&bytes::Bytes::copy_from_slice(bytes));
+    });
+    let head = vec![0; START as usize];
+    let mut inputs = vec![("its seed", repeated(&seed_of("collector_spool"), LEN))];
+    let array = [&[0x9a, 0, 0x0f, 0xff, 0xff][..], &vec![0x80; LEN - 64]].concat();
+    for kind in 0..4 {
+        inputs.push((
+            "many frames",
+            [&head[..], &repeated(&frame(kind, &record), LEN)].concat(),
+        ));
+        inputs.push(("zeros", [&head[..], &frame(kind, &vec![0; LEN - 64])].concat()));
+        inputs.push((
+            "nested arrays",
+            [&head[..], &frame(kind, &vec![0x81; LEN - 64])].concat(),
+        ));
+        inputs.push(("empty arrays", [&head[..], &frame(kind, &array)].concat()));
+    }
+    hold("journal", 3, &inputs, |bytes| {
+        let rest = &bytes[bytes.len().min(START as usize)..];
+        let mut frames = Frames::new(rest, Path::new("hostile"), bytes.len() as u64);
+        while let Ok(Some(frame)) = frames.next_frame() {
+            let _ = frame.into_fact();
+        }
+    });
+    let inputs = [
+        ("numbers", format!("x = [{}0]", "0,".repeat(LEN / 2)).into_bytes()),
+        (
+            "empty tables",
+            format!("x = [{}{{}}]", "{},".repeat(LEN / 3)).into_bytes(),
+        ),
+        (
+            "keys",
+            (0..LEN / 10)
+                .flat_map(|n| format!("a{n:06}=0\n").into_bytes())
+                .collect(),
+        ),
+    ];
+    hold("collector's configuration", 400, &inputs, |bytes| {
+        let text = core::str::from_utf8(bytes).unwrap();
+        let _ = Config::from_parts(Path::new("hostile"), text, [], &[]);
+    });
+    let inputs = [
+        (
+            "a long nonce",
+            format!("{{\"nonce\":\"{}\"}}", "00".repeat(LEN / 2)).into_bytes(),
+        ),
+        (
+            "numbers",
+            format!("{{\"pods\":[{}0]}}", "0,".repeat(LEN / 2)).into_bytes(),
+        ),
+        ("no JSON", vec![b'['; LEN]),
+    ];
+    hold("verifier's answer with a nonce", 4, &inputs, |bytes| {
+        let _ = push::parse_nonce(bytes);
+    });
+    hold("verifier's answer with a verdict", 100, &inputs, |bytes| {
+        if let Ok(answer) = serde_json::from_slice::<serde_json::Value>(bytes) {
+            let _ = push::parse_verdict(&answer);
+        }
+    });
+}
+
+/// The targets of `fuzz` that are measured here, by what of a name is theirs alone. A request to the service
+/// is read by many threads, whose bytes no test of this kind counts: see docs/spec/api.md, Limits.
+#[test]
+fn every_decoder_that_is_fuzzed_is_measured() {
+    const SOURCE: &str = include_str!("memory.rs");
+    const BY_TYPE: &[(&str, &str)] = &[
+        ("list_any", "decode(Format::Ascii)"),
+        ("evidence_json", "Evidence::from_json"),
+        ("tenant_cbor", "TenantBundle::from_cbor"),
+        ("partition_proof", "PartitionProof"),
+        ("partition_key", "PartitionKey::parse"),
+        ("cgroup_path", "cgroup::attribute"),
+        ("ear_token", "AttestationResult::read"),
+        ("ima_policy", "ima_policy::parse"),
+        ("collector_config", "Config::from_parts"),
+        ("answer_nonce", "push::parse_nonce"),
+        ("answer_verdict", "push::parse_verdict"),
+        ("serve_request", "read by many threads"),
+    ];
+    let (measured, _) = SOURCE
+        .split_once("fn every_decoder_that_is_fuzzed_is_measured")
+        .unwrap();
+    for target in fuzz::all() {
+        let by_type = BY_TYPE.iter().find(|(name, _)| *name == target.name);
+        let sign = by_type.map_or_else(|| format!("\"{}\"", target.name), |(_, sign)| (*sign).to_owned());
+        assert!(measured.contains(&sign), "{} is not measured", target.name);
+    }
 }
