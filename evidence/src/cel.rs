@@ -187,6 +187,7 @@ mod tests {
         list[1] = Entry::Opaque {
             pcr: 10,
             digests: vec![],
+            hash: None,
         };
         let error = records(&list, &[Bank::Sha256]).unwrap_err().to_string();
         assert!(error.contains("entry 1 is redacted"), "{error}");

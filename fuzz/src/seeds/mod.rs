@@ -274,6 +274,7 @@ fn evidence() -> Evidence {
     let opaque = Entry::Opaque {
         pcr: 10,
         digests: vec![Digest::zero(Bank::Sha1), Digest::zero(Bank::Sha256)],
+        hash: None,
     };
     let first = sealed(0, [0; 32]);
     let second = sealed(1, first.digest());
@@ -466,7 +467,7 @@ pub fn tenant_cbor() -> Seeds {
         pod: PodUid([3; 16]),
         node: evidence.node,
         boot_id: evidence.boot_id,
-        quote: evidence.quote.tpm.expect("a TPM's quote"),
+        quote: evidence.quote,
         from: 0,
         list: evidence.list[8..].to_vec(),
         first: evidence.checkpoints.first().cloned(),
@@ -477,6 +478,7 @@ pub fn tenant_cbor() -> Seeds {
         ear: Some("e30.e30.e30".to_owned()),
         registers: Some(registers()),
         opening: None,
+        register_log: None,
     };
     let follower = TenantBundle {
         from: 9,

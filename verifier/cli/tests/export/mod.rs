@@ -314,6 +314,7 @@ fn what_has_no_form_in_a_format_is_an_error_that_names_the_entry() {
     redacted.list[2] = cgpath_evidence::Entry::Opaque {
         pcr: 10,
         digests: vec![folder.node.list[2].digest(Bank::Sha256)],
+        hash: None,
     };
     folder.write("redacted.cbor", &redacted.to_cbor());
     refused("redacted.cbor --format cel-cbor", "entry 2 is redacted");
