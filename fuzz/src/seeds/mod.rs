@@ -20,9 +20,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, Evidence, EvidenceDelta, GuardMode, InFlight,
-    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint, TdEvidence,
-    TenantBundle, Tier,
+    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EntryHash, Evidence, EvidenceDelta, GuardMode,
+    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint,
+    TdEvidence, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use records::records;
@@ -458,9 +458,11 @@ pub fn partition_proof() -> Seeds {
     seeds(proofs().map(|(name, proof)| (name, cgpath_evidence::wire::to_vec(&proof))))
 }
 
-/// Tenants' bundles: whole, for a follower, of a pod that is absent, and with a nonce's opening.
+/// Tenants' bundles: whole, for a follower, of a pod that is absent, with a nonce's opening, and of a node
+/// without a TPM.
 pub fn tenant_cbor() -> Seeds {
     let evidence = evidence();
+    let domains = td::evidence(evidence.clone());
     let [(_, present), (_, absent), _] = proofs();
     let whole = TenantBundle {
         version: 1,
@@ -497,7 +499,23 @@ pub fn tenant_cbor() -> Seeds {
         opening: Some([7; 96].to_vec()),
         ..follower.clone()
     };
+    let hashed = |entry: &Entry| match entry {
+        Entry::Full(bytes) => Entry::Opaque {
+            pcr: 10,
+            digests: Vec::new(),
+            hash: Some(Box::new(EntryHash::of(bytes))),
+        },
+        Entry::Opaque { .. } => entry.clone(),
+    };
+    let domain = TenantBundle {
+        quote: domains.quote,
+        list: whole.list.iter().map(hashed).collect(),
+        registers: None,
+        register_log: domains.td.map(|td| td.register_log),
+        ..whole.clone()
+    };
     let bundles = [
+        ("domain", domain),
         ("whole", whole),
         ("follower", follower),
         ("absent", absent),
