@@ -260,13 +260,15 @@ fn tenant(lines: &str) -> Result<Policy, String> {
          references: [r.json]\n\
          {lines}"
     );
-    let mut json = Vec::new();
-    let source = Source {
+    let mut reference = Reference::new(Source {
         kind: SourceKind::Rootfs,
         name: "test".into(),
         digest: None,
-    };
-    Reference::new(source).write_json(&mut json).unwrap();
+    });
+    let content = Bank::Sha256.hash(&[b"app"]);
+    reference.insert(b"/bin/app".to_vec(), content).unwrap();
+    let mut json = Vec::new();
+    reference.write_json(&mut json).unwrap();
     let read = Policy::load_tenant("t.yaml", yaml.as_bytes(), |_| Ok(json.clone()));
     read.map(|(_, policy)| policy).map_err(|e| e.to_string())
 }
