@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// `content_type` of a record with template name and data. CEL 1.1, table 2.
 pub const IMA_TEMPLATE: u8 = 7;
-/// `content_type` of a record with type and data of an event of the TCG's PC client profile. CEL 1.1, table 2.
+/// `content_type` of a record with type and data of an event of the PC client profile. CEL 1.1, table 2.
 pub const PCCLIENT_STD: u8 = 5;
 
 /// One record.

@@ -393,7 +393,7 @@ fn no_changed_byte_of_a_domains_bundle_makes_it_trusted_with_other_content() {
         };
         decoded += 1;
         let verdict = verify(&bundle, pod(1), &policy, &context).unwrap();
-        // What nothing binds: the node's own name for itself, and a redacted entry's PCR, which nothing reads.
+        // What nothing binds: the node's name for itself, and a redacted entry's PCR, which nobody reads.
         let is_same = |one: &Entry, other: &Entry| match (one, other) {
             (Entry::Opaque { hash: one, .. }, Entry::Opaque { hash: other, .. }) => one == other,
             (one, other) => one == other,
