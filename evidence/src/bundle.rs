@@ -2,14 +2,14 @@
 //! nothing of others.
 //!
 //! Pure. Made of whole evidence by [`TenantBundle::prove`]; who reads it replays a list of template digests
-//! alone.
+//! alone, or of entries' hashes where the node has a trust domain's register and no TPM.
 //! Promise: of other pods it holds no path, no name, no record and no UID, but for what docs/threat-model.md
 //! states under "What a tenant's bundle shows of the node". Not here: whether it is to be believed (see
 //! `cgpath_appraisal::tenant`).
 
 use crate::{
-    Bank, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Record, Result,
-    SealedCheckpoint,
+    Bank, Checkpoint, Digest, Entry, EntryHash, Error, EventKind, Evidence, PartitionKey, PodUid, Quote,
+    Quotes, Record, Result, SealedCheckpoint,
     boot::Registers,
     checkpoint::number_from_path,
     evidence::lists,
@@ -19,6 +19,7 @@ use crate::{
     quoted::{IMA_PCR as PCR, QuotedRegisters, SelectionError},
     replay::{Fill, Replay, ReplayError},
     serde_bytes_hex,
+    td::log,
     tpm::Attest,
     wire,
 };
@@ -48,19 +49,21 @@ pub struct TenantBundle {
     #[cbor(with = "minicbor::bytes")]
     #[serde(with = "serde_bytes_hex")]
     pub boot_id: [u8; 16],
-    /// The quote over PCR 0 to 10.
+    /// The quote over PCR 0 to 10; a trust domain's alone, where there is no TPM.
     #[n(4)]
-    pub quote: Quote,
+    pub quote: Quotes,
     /// How many entries of the measurement list stand before [`TenantBundle::list`]: those that the reader
     /// has followed already; 0 for one that has not.
     #[n(5)]
     pub from: u64,
     /// The list from there to the last entry that the quote covers: template digests in the quoted banks, and
-    /// the entries of the collector's checkpoints whole.
+    /// the entries of the collector's checkpoints whole. Where a trust domain's register binds it, to the
+    /// last entry that the last checkpoint counts, and hashes alone.
     #[n(6)]
     #[cbor(decode_with = "lists::entries")]
     pub list: Vec<Entry>,
-    /// Checkpoint 0, which names the key of this boot's checkpoints; absent for a reader that has followed.
+    /// Checkpoint 0, which names the key of this boot's checkpoints; absent for a reader that has followed,
+    /// but where a trust domain's register begins with it.
     #[n(7)]
     #[cbor(with = "minicbor::bytes")]
     #[serde(
@@ -107,6 +110,16 @@ pub struct TenantBundle {
         skip_serializing_if = "Option::is_none"
     )]
     pub opening: Option<Vec<u8>>,
+    /// Every extension of the trust domain's register, where there is no TPM: see [`crate::td::log`]. Of
+    /// those by others the digest alone, without what their events say.
+    #[n(15)]
+    #[cbor(with = "minicbor::bytes")]
+    #[serde(
+        with = "serde_bytes_hex::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub register_log: Option<Vec<u8>>,
 }
 
 /// Why no bundle can be made of evidence.
@@ -124,12 +137,15 @@ pub enum ProveError {
         /// Why.
         source: Error,
     },
-    /// Only a trust domain's quote is there, and no bundle is made of it.
-    #[error(
-        "the evidence has no TPM's quote: a tenant's bundle shows what PCR 10 covers, and there is none over \
-         a trust domain's register"
-    )]
-    NoTpm,
+    /// Only a trust domain's quote is there, without what binds the list to its register.
+    #[error("the evidence has no TPM's quote, and nothing binds the list to a trust domain's register: {0}")]
+    Unbound(&'static str),
+    /// An entry is redacted, and its hash is not there.
+    #[error("entry {index} of the list is redacted, and its hash is not known")]
+    Redacted {
+        /// Its place.
+        index: usize,
+    },
     /// The quote selects what is of no use here.
     #[error("{0}")]
     Quote(#[from] SelectionError),
@@ -200,6 +216,57 @@ fn covered(list: &[Entry], quoted: &QuotedRegisters, banks: &[Bank]) -> Result<u
     found.ok_or(ProveError::NotCovered { entries: list.len() })
 }
 
+/// How many entries the last checkpoint binds to the register of a trust domain.
+fn bound(list: &[Entry], last: &Checkpoint) -> Result<usize, ProveError> {
+    if last.binding.is_none() {
+        return Err(ProveError::Unbound(
+            "the last checkpoint has no value of the list",
+        ));
+    }
+    let stated = usize::try_from(last.list_len).ok();
+    stated
+        .filter(|stated| *stated <= list.len())
+        .ok_or(ProveError::Unbound(
+            "the list ends before the last checkpoint's length",
+        ))
+}
+
+/// An entry's hash in its place.
+fn hashed(index: usize, entry: &Entry) -> Result<Entry, ProveError> {
+    let unreadable = |source| ProveError::Unreadable {
+        what: "the measurement list",
+        source,
+    };
+    match entry {
+        Entry::Full(record) => Ok(Entry::Opaque {
+            pcr: ListEntry::from_canonical(index as u64, record.as_slice())
+                .map_err(unreadable)?
+                .pcr(),
+            digests: Vec::new(),
+            hash: Some(Box::new(EntryHash::of(record))),
+        }),
+        Entry::Opaque { hash: Some(_), .. } => Ok(entry.clone()),
+        Entry::Opaque { hash: None, .. } => Err(ProveError::Redacted { index }),
+    }
+}
+
+/// The register's log without what others say in it: their digests are what the register needs.
+fn without_others(whole: &[u8]) -> Result<Vec<u8>> {
+    let mut shown = Vec::with_capacity(whole.len());
+    for extension in log::read(whole)? {
+        let extension = extension?;
+        let data = extension.checkpoint().map_or(&[][..], |_| extension.data);
+        log::append(
+            &mut shown,
+            extension.rtmr,
+            extension.kind,
+            &extension.digest,
+            data,
+        );
+    }
+    Ok(shown)
+}
+
 /// The number of the checkpoint whose file this entry measures; `None` for any other entry, whatever its
 /// name.
 fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
@@ -208,6 +275,81 @@ fn anchored(entry: &ListEntry<&[u8]>, files: &[Vec<u8>]) -> Option<u64> {
     let digest = entry.file_digest()?.digest()?;
     let is_it = digest.bank() != Bank::Sha1 && digest.bank().hash(&[file]) == digest && !entry.is_violation();
     is_it.then_some(number)
+}
+
+/// What a bundle shows of quote and list.
+struct Shown {
+    quote: Quotes,
+    list: Vec<Entry>,
+    registers: Option<Vec<Registers>>,
+    register_log: Option<Vec<u8>>,
+}
+
+/// Where the shown list begins.
+fn begin(from: u64, covered: usize) -> Result<usize, ProveError> {
+    let begin = usize::try_from(from).ok().filter(|from| *from <= covered);
+    begin.ok_or(ProveError::From {
+        from,
+        covered: covered as u64,
+    })
+}
+
+impl Shown {
+    /// Of what PCR 10 covers.
+    fn by_pcr(evidence: &Evidence, quote: &Quote, last: &Checkpoint, from: u64) -> Result<Shown, ProveError> {
+        let unreadable = |what| move |source| ProveError::Unreadable { what, source };
+        let attest = Attest::parse(&quote.attest).map_err(unreadable("the quote"))?;
+        let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
+        let banks: Vec<Bank> = quoted.banks().collect();
+        let covered = covered(&evidence.list, &quoted, &banks)?;
+        let begin = begin(from, covered)?;
+        let mut list = Vec::with_capacity(covered - begin);
+        let mut is_anchored = false;
+        for (index, entry) in evidence.list.iter().enumerate().take(covered).skip(begin) {
+            let Entry::Full(record) = entry else {
+                list.push(entry.clone());
+                continue;
+            };
+            let whole = ListEntry::from_canonical(index as u64, record.as_slice())
+                .map_err(unreadable("the measurement list"))?;
+            match anchored(&whole, &evidence.checkpoints) {
+                Some(number) => {
+                    is_anchored |= number == last.number;
+                    list.push(entry.clone());
+                }
+                None => list.push(whole.to_opaque(&banks)),
+            }
+        }
+        if !is_anchored {
+            return Err(ProveError::NotAnchored(last.number));
+        }
+        Ok(Shown {
+            quote: quote.clone().into(),
+            list,
+            registers: evidence.boot.as_ref().map(|boot| boot.registers.clone()),
+            register_log: None,
+        })
+    }
+
+    /// Of what the last checkpoint binds to a trust domain's register.
+    fn by_register(evidence: &Evidence, last: &Checkpoint, from: u64) -> Result<Shown, ProveError> {
+        let td = evidence.td.as_ref();
+        let td = td.ok_or(ProveError::Unbound("the register's log is not there"))?;
+        let covered = bound(&evidence.list, last)?;
+        let entries = evidence.list.iter().enumerate().take(covered);
+        let entries = entries.skip(begin(from, covered)?);
+        let list = entries.map(|(index, entry)| hashed(index, entry));
+        let register_log = without_others(&td.register_log).map_err(|source| ProveError::Unreadable {
+            what: "the register's log",
+            source,
+        })?;
+        Ok(Shown {
+            quote: evidence.quote.clone(),
+            list: list.collect::<Result<_, _>>()?,
+            registers: None,
+            register_log: Some(register_log),
+        })
+    }
 }
 
 impl TenantBundle {
@@ -222,37 +364,10 @@ impl TenantBundle {
         let unreadable = |what| move |source| ProveError::Unreadable { what, source };
         let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
         let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
-        let quote = evidence.quote.tpm.as_ref().ok_or(ProveError::NoTpm)?;
-        let attest = Attest::parse(&quote.attest).map_err(unreadable("the quote"))?;
-        let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
-        let banks: Vec<Bank> = quoted.banks().collect();
-        let covered = covered(&evidence.list, &quoted, &banks)?;
-        let begin = usize::try_from(from).ok().filter(|from| *from <= covered);
-        let begin = begin.ok_or(ProveError::From {
-            from,
-            covered: covered as u64,
-        })?;
-
-        let mut list = Vec::with_capacity(covered - begin);
-        let mut is_anchored = false;
-        for (index, entry) in evidence.list.iter().enumerate().take(covered).skip(begin) {
-            let Entry::Full(record) = entry else {
-                list.push(entry.clone());
-                continue;
-            };
-            let whole = ListEntry::from_canonical(index as u64, record.as_slice())
-                .map_err(unreadable("the measurement list"))?;
-            match anchored(&whole, &evidence.checkpoints) {
-                Some(number) => {
-                    is_anchored |= number == last.checkpoint.number;
-                    list.push(entry.clone());
-                }
-                None => list.push(whole.to_opaque(&banks)),
-            }
-        }
-        if !is_anchored {
-            return Err(ProveError::NotAnchored(last.checkpoint.number));
-        }
+        let shown = match &evidence.quote.tpm {
+            Some(quote) => Shown::by_pcr(evidence, quote, &last.checkpoint, from)?,
+            None => Shown::by_register(evidence, &last.checkpoint, from)?,
+        };
 
         let key = PartitionKey::Pod(pod);
         let tree = PartitionTree::new(evidence.partitions.iter().map(|log| SealedPartition {
@@ -269,17 +384,22 @@ impl TenantBundle {
             pod,
             node: evidence.node.clone(),
             boot_id: evidence.boot_id,
-            quote: quote.clone(),
             from,
-            list,
-            first: evidence.checkpoints.first().filter(|_| from == 0).cloned(),
+            first: evidence
+                .checkpoints
+                .first()
+                .filter(|_| from == 0 || shown.register_log.is_some())
+                .cloned(),
+            quote: shown.quote,
+            list: shown.list,
             last: last_file.clone(),
             proof: tree.prove(key),
             entries: own_entries(&evidence.list, &records)?,
             records,
             ear: None,
-            registers: evidence.boot.as_ref().map(|boot| boot.registers.clone()),
+            registers: shown.registers,
             opening: None,
+            register_log: shown.register_log,
         })
     }
 

@@ -1,30 +1,62 @@
-//! The measurement list as a TCG Canonical Event Log, in CBOR and in JSON.
+//! The measurement list, and the log of a trust domain's register, as a TCG Canonical Event Log, in CBOR and
+//! in JSON.
 //!
 //! Source: TCG, *Canonical Event Log Format*, version 1.1: information model in section 4, encodings in
-//! section 5. Records are of the content type `ima_template` and numbered from 0 for each PCR; `digests` are
-//! what the register was extended with, so a violation has 0xff in every byte. Not here: reading such logs,
-//! the boot log.
+//! section 5. Records are numbered from 0 for each register; `digests` are what it was extended with, so a
+//! violation has 0xff in every byte. Entries of the list are of the content type `ima_template`, extensions
+//! of `pcclient_std`. Not here: reading such logs, the boot log.
 
-use crate::{Bank, Digest, Entry, Error, Result, list::ListEntry};
+use crate::{Bank, Digest, Entry, Error, Result, boot::EventType, list::ListEntry, td::log};
 use minicbor::Encoder;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
 /// `content_type` of a record with template name and data. CEL 1.1, table 2.
 pub const IMA_TEMPLATE: u8 = 7;
+/// `content_type` of a record with type and data of an event of the PC client profile. CEL 1.1, table 2.
+pub const PCCLIENT_STD: u8 = 5;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CelRecord {
-    /// Number among the records of its PCR, from 0.
+    /// Number among the records of its register, from 0.
     pub recnum: u64,
-    /// The PCR.
+    /// The PCR; of a trust domain the register as its logs count: MRTD is 0, RTMR 0 is 1.
     pub pcr: u32,
     /// What it was extended with, by bank.
     pub digests: Vec<CelDigest>,
     content_type: &'static str,
     /// What was measured.
-    pub content: ImaTemplate,
+    pub content: Content,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Content {
+    /// An entry of the list.
+    ImaTemplate(ImaTemplate),
+    /// An event.
+    PcClientStd(PcClientStd),
+}
+
+/// Type and data of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PcClientStd {
+    /// TCG_EVENTTYPE: in JSON its name, or its number where the profile has none.
+    #[serde(serialize_with = "named")]
+    pub event_type: EventType,
+    /// Its data, for which nothing but the digest vouches, and not always that.
+    #[serde(with = "crate::serde_bytes_hex")]
+    pub event_data: Vec<u8>,
+}
+
+fn named<S: Serializer>(kind: &EventType, s: S) -> core::result::Result<S::Ok, S::Error> {
+    match kind.name() {
+        Some(name) => s.serialize_str(name),
+        None => s.serialize_u32(kind.0),
+    }
 }
 
 /// One digest.
@@ -82,10 +114,40 @@ pub fn records(list: &[Entry], banks: &[Bank]) -> Result<Vec<CelRecord>> {
             pcr: entry.pcr(),
             digests: banks.iter().map(digest).collect(),
             content_type: "ima_template",
-            content: ImaTemplate {
+            content: Content::ImaTemplate(ImaTemplate {
                 template_name: name.to_owned(),
                 template_data: entry.data().to_vec(),
-            },
+            }),
+        });
+        *recnum += 1;
+    }
+    Ok(records)
+}
+
+/// The records of a trust domain's register: every extension of its log, in order. They begin at what the
+/// register held before, which is no record.
+///
+/// # Errors
+/// Of the first event that cannot be read.
+pub fn extensions(register_log: &[u8]) -> Result<Vec<CelRecord>> {
+    let mut next: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut records = Vec::new();
+    for extension in log::read(register_log)? {
+        let extension = extension?;
+        let recnum = next.entry(extension.index()).or_default();
+        records.push(CelRecord {
+            recnum: *recnum,
+            pcr: extension.index(),
+            digests: vec![CelDigest {
+                hash_alg: Bank::Sha384.name(),
+                digest: extension.digest.to_vec(),
+                bank: Bank::Sha384,
+            }],
+            content_type: "pcclient_std",
+            content: Content::PcClientStd(PcClientStd {
+                event_type: extension.kind,
+                event_data: extension.data.to_vec(),
+            }),
         });
         *recnum += 1;
     }
@@ -101,7 +163,8 @@ pub fn to_json(records: &[CelRecord]) -> Result<Vec<u8>> {
 }
 
 /// CEL-CBOR: an array of the maps `{0: recnum, 1: pcr, 3: [{0: hashAlg, 1: digest}], 9: content_type, 10: {0:
-/// template_name, 1: template_data}}`. CEL 1.1, section 5.2.
+/// template_name, 1: template_data}}`; content of `pcclient_std` is `{0: event_type, 1: event_data}`. CEL
+/// 1.1, section 5.2.
 pub fn to_cbor(records: &[CelRecord]) -> Vec<u8> {
     let mut out = Vec::new();
     write(records, &mut Encoder::new(&mut out)).expect("encoding into memory cannot fail");
@@ -128,13 +191,25 @@ fn write<W: minicbor::encode::Write>(
                 .u8(1)?
                 .bytes(&digest.digest)?;
         }
-        e.u8(9)?.u8(IMA_TEMPLATE)?.u8(10)?;
-        let content = &record.content;
-        e.map(2)?
-            .u8(0)?
-            .str(&content.template_name)?
-            .u8(1)?
-            .bytes(&content.template_data)?;
+        e.u8(9)?;
+        match &record.content {
+            Content::ImaTemplate(content) => e
+                .u8(IMA_TEMPLATE)?
+                .u8(10)?
+                .map(2)?
+                .u8(0)?
+                .str(&content.template_name)?
+                .u8(1)?
+                .bytes(&content.template_data)?,
+            Content::PcClientStd(content) => e
+                .u8(PCCLIENT_STD)?
+                .u8(10)?
+                .map(2)?
+                .u8(0)?
+                .u32(content.event_type.0)?
+                .u8(1)?
+                .bytes(&content.event_data)?,
+        };
     }
     Ok(())
 }
@@ -182,11 +257,37 @@ mod tests {
     }
 
     #[test]
+    fn a_registers_log_replays_to_the_register_and_is_numbered_by_it() {
+        let mut bytes = Vec::new();
+        log::append_checkpoint(&mut bytes, 3, 0, &[1; 48]);
+        log::append(&mut bytes, 2, EventType(0x1234), &[2; 48], b"another register");
+        log::append(&mut bytes, 3, EventType::IPL, &[3; 48], b"");
+        let records = extensions(&bytes).unwrap();
+        let numbers: Vec<_> = records.iter().map(|r| (r.pcr, r.recnum)).collect();
+        assert_eq!(numbers, [(4, 0), (3, 0), (4, 1)]);
+        let of_three = records.iter().filter(|record| record.pcr == 4);
+        let value = of_three.fold(Digest::zero(Bank::Sha384), |value, record| {
+            value.extend(&Digest::new(Bank::Sha384, &record.digests[0].digest).unwrap())
+        });
+        let replayed = log::replay(&bytes, 3, &[0; 48]).unwrap();
+        assert_eq!(value.bytes(), replayed);
+        let json = String::from_utf8(to_json(&records).unwrap()).unwrap();
+        assert!(json.contains("\"event_type\":\"EV_EVENT_TAG\""), "{json}");
+        assert!(
+            json.contains("4660"),
+            "a type without a name is its number: {json}"
+        );
+        bytes.pop();
+        assert!(extensions(&bytes).is_err());
+    }
+
+    #[test]
     fn a_redacted_entry_has_nothing_to_export() {
         let mut list = list();
         list[1] = Entry::Opaque {
             pcr: 10,
             digests: vec![],
+            hash: None,
         };
         let error = records(&list, &[Bank::Sha256]).unwrap_err().to_string();
         assert!(error.contains("entry 1 is redacted"), "{error}");

@@ -62,7 +62,7 @@ pub use bundle::TenantBundle;
 pub use checkpoint::{Checkpoint, Collectors, GuardMode, Losses, Protection, SealedCheckpoint};
 pub use delta::{Cursor, EvidenceDelta, JoinError};
 pub use digest::{Bank, Digest};
-pub use entry::Entry;
+pub use entry::{Entry, EntryHash};
 pub use error::{Error, Result};
 pub use evidence::{Evidence, PartitionLog, PodInfo, Quote, Quotes, Tier};
 pub use head::Head;

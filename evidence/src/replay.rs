@@ -230,7 +230,7 @@ impl Replay {
                     .map_err(|source| ReplayError::Entry { index, source })?;
                 Ok(Some(self.push(&entry)))
             }
-            Entry::Opaque { pcr, digests } => {
+            Entry::Opaque { pcr, digests, .. } => {
                 let before = self.registers(*pcr).to_vec();
                 for register in self.registers(*pcr) {
                     if register.push_opaque(digests).is_none() {
@@ -526,6 +526,7 @@ mod tests {
         let opaque = Entry::Opaque {
             pcr: 10,
             digests: vec![Digest::ones(Bank::Sha256)],
+            hash: None,
         };
         let missing = ReplayError::MissingBank {
             index: 0,

@@ -16,8 +16,9 @@ use cgpath_evidence::proof::PartitionProof;
 use cgpath_evidence::td::{QuoteBody, log};
 use cgpath_evidence::tpm::{Attest, PcrBlob, PcrSelection, Public, Signature};
 use cgpath_evidence::{
-    Boot, Digest, Entry, Evidence, EvidenceDelta, Head, Identity, Named, PartitionKey, PartitionLog, PodInfo,
-    PodName, PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, cgroup, ima_policy, json, wire,
+    Boot, Digest, Entry, EntryHash, Evidence, EvidenceDelta, Head, Identity, Named, PartitionKey,
+    PartitionLog, PodInfo, PodName, PodUid, Record, SealedCheckpoint, TenantBundle, boot::EventLog, cgroup,
+    ima_policy, json, wire,
 };
 use cgpath_policy::{NodePolicy, Reference, corim};
 
@@ -94,7 +95,16 @@ fn many<T: Clone>(item: T, size: usize) -> Vec<T> {
 
 /// What a list of evidence may be full of, each with a name.
 fn lists() -> Vec<(&'static str, Vec<Entry>)> {
-    let opaque = |digests: Vec<Digest>| Entry::Opaque { pcr: 0, digests };
+    let opaque = |digests: Vec<Digest>| Entry::Opaque {
+        pcr: 0,
+        digests,
+        hash: None,
+    };
+    let hashed = Entry::Opaque {
+        pcr: 0,
+        digests: vec![],
+        hash: Some(Box::new(EntryHash([0; 32]))),
+    };
     let digest = Digest::zero(cgpath_evidence::Bank::Sha1);
     vec![
         ("empty entries", many(Entry::Full(vec![]), 4)),
@@ -104,6 +114,7 @@ fn lists() -> Vec<(&'static str, Vec<Entry>)> {
             "redacted entries with a digest",
             many(opaque(vec![digest.clone()]), 29),
         ),
+        ("redacted entries with a hash", many(hashed, 39)),
         ("one entry of many digests", vec![opaque(many(digest, 23))]),
     ]
 }

@@ -249,3 +249,61 @@ fn what_weakens_a_rule_is_listed() {
     );
     refused(alone(&(boot() + "  dangerous-root: xy\n")), &["certificate"]);
 }
+
+/// A tenant's policy with these lines.
+fn tenant(lines: &str) -> Result<Policy, String> {
+    let yaml = format!(
+        "version: 1\n\
+         pod: 6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         references: [r.json]\n\
+         {lines}"
+    );
+    let mut reference = Reference::new(Source {
+        kind: SourceKind::Rootfs,
+        name: "test".into(),
+        digest: None,
+    });
+    let content = Bank::Sha256.hash(&[b"app"]);
+    reference.insert(b"/bin/app".to_vec(), content).unwrap();
+    let mut json = Vec::new();
+    reference.write_json(&mut json).unwrap();
+    let read = Policy::load_tenant("t.yaml", yaml.as_bytes(), |_| Ok(json.clone()));
+    read.map(|(_, policy)| policy).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_tenants_policy_has_one_anchor_and_no_key_that_is_a_full_verifiers() {
+    let domain = |more: &str| tenant(&format!("anchor: rtmr-3\ntdx:\n{}{more}", least()));
+    let policy = domain("").unwrap();
+    assert_eq!(policy.file.accept.anchors, [Anchor::Rtmr3]);
+    assert!(policy.file.accept.banks.is_empty() && policy.file.tdx.is_some());
+    let policy = tenant("banks: [sha256]\n").unwrap();
+    assert_eq!(policy.file.accept.anchors, [Anchor::Pcr10]);
+    refused(tenant(""), &["banks", "pcr-10"]);
+    refused(tenant("anchor: rtmr-3\n"), &["tdx", "mrtd"]);
+    let with_banks = format!("anchor: rtmr-3\nbanks: [sha256]\ntdx:\n{}", least());
+    refused(tenant(&with_banks), &["banks", "nothing judges it"]);
+    let with_pcr = format!("banks: [sha256]\ntdx:\n{}", least());
+    refused(tenant(&with_pcr), &["tdx", "nothing judges it"]);
+    refused(tenant("anchor: rtmr-1\nbanks: [sha256]\n"), &["rtmr-1"]);
+    for (lines, key) in [
+        (boot(), "tdx.boot"),
+        (
+            "  dangerous-boot-not-judged: true\n".to_owned(),
+            "tdx.dangerous-boot-not-judged",
+        ),
+        ("  key: per-boot\n".to_owned(), "tdx.key"),
+        (
+            "  dangerous-any-platform: true\n".to_owned(),
+            "tdx.dangerous-any-platform",
+        ),
+        (
+            "  rtmr-writers: [attestation-agent]\n".to_owned(),
+            "tdx.rtmr-writers",
+        ),
+    ] {
+        refused(domain(&lines), &[key, "nothing judges it"]);
+    }
+}

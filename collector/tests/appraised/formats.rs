@@ -58,6 +58,7 @@ fn tenants_verdict(engine: &Engine, arrived: &Arrived, n: u8, nonce: Vec<u8>) ->
     let (_, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
     let context = TenantContext {
         key: PinnedKey::Public(node.ak.public()),
+        td: cgpath_appraisal::TdContext::default(),
         nonce: ExpectedNonce::Value(nonce),
         now: NOW,
         verifiers: Vec::new(),

@@ -407,6 +407,7 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
         Entry::Opaque {
             pcr: self.pcr(),
             digests: banks.iter().map(digest).collect(),
+            hash: None,
         }
     }
 

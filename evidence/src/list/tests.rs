@@ -549,7 +549,8 @@ fn an_all_zero_digest_is_a_violation_whatever_the_entry_says() {
             zeroed.to_opaque(&[bank]),
             Entry::Opaque {
                 pcr: 10,
-                digests: vec![Digest::zero(bank)]
+                digests: vec![Digest::zero(bank)],
+                hash: None,
             }
         );
     }

@@ -43,6 +43,11 @@ pub struct Extension<'a> {
 }
 
 impl Extension<'_> {
+    /// The register as logs count it: RTMR 0 is 1.
+    pub fn index(&self) -> u32 {
+        u32::from(self.rtmr) + FIRST_RTMR
+    }
+
     /// The number of the checkpoint, if that is what the event says.
     pub fn checkpoint(&self) -> Option<u64> {
         let (tag, rest) = self.data.split_first_chunk()?;

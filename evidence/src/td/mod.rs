@@ -12,7 +12,7 @@ mod quote;
 pub use crate::boot::RTMRS;
 pub use quote::{QuoteBody, TdBody, TdReport, Version};
 
-use crate::{Bank, Digest, Error, Result, merkle::Hash, serde_bytes_hex};
+use crate::{Bank, Digest, Entry, EntryHash, Error, Result, merkle::Hash, serde_bytes_hex};
 use minicbor::{Decode, Encode};
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer, signature::Verifier};
 use serde::{Deserialize, Serialize};
@@ -306,9 +306,25 @@ impl ListChain {
 
     /// The next entry, in canonical form.
     pub fn push(&mut self, entry: &[u8]) {
+        self.push_hash(&EntryHash::of(entry));
+    }
+
+    /// The next entry, whole or redacted; `false`, and the value is as it was, for a redacted one without its
+    /// hash.
+    #[must_use]
+    pub fn push_entry(&mut self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Full(bytes) => self.push(bytes),
+            Entry::Opaque { hash: Some(hash), .. } => self.push_hash(hash),
+            Entry::Opaque { hash: None, .. } => return false,
+        }
+        true
+    }
+
+    fn push_hash(&mut self, hash: &EntryHash) {
         self.value = Sha384::new()
             .chain_update(self.value)
-            .chain_update(Sha256::digest(entry))
+            .chain_update(hash.0)
             .finalize()
             .into();
         self.entries += 1;
@@ -397,5 +413,24 @@ mod tests {
         let mut resumed = ListChain::resume(chain(&[b"a"]).value(), 1);
         resumed.push(b"b");
         assert_eq!(resumed, whole);
+    }
+
+    #[test]
+    fn a_redacted_entry_stands_for_the_whole_one_by_its_hash_alone() {
+        let redacted = |hash: Option<EntryHash>| Entry::Opaque {
+            pcr: 10,
+            digests: Vec::new(),
+            hash: hash.map(Box::new),
+        };
+        let mut whole = ListChain::default();
+        assert!(whole.push_entry(&Entry::Full(b"a".to_vec())));
+        let mut shown = ListChain::default();
+        assert!(shown.push_entry(&redacted(Some(EntryHash::of(b"a")))));
+        assert_eq!(shown, whole);
+        let mut other = ListChain::default();
+        assert!(other.push_entry(&redacted(Some(EntryHash::of(b"b")))));
+        assert_ne!(other, whole);
+        assert!(!shown.push_entry(&redacted(None)));
+        assert_eq!(shown, whole);
     }
 }

@@ -20,9 +20,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, Evidence, EvidenceDelta, GuardMode, InFlight,
-    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint, TdEvidence,
-    TenantBundle, Tier,
+    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EntryHash, Evidence, EvidenceDelta, GuardMode,
+    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint,
+    TdEvidence, TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use records::records;
@@ -274,6 +274,7 @@ fn evidence() -> Evidence {
     let opaque = Entry::Opaque {
         pcr: 10,
         digests: vec![Digest::zero(Bank::Sha1), Digest::zero(Bank::Sha256)],
+        hash: None,
     };
     let first = sealed(0, [0; 32]);
     let second = sealed(1, first.digest());
@@ -457,16 +458,18 @@ pub fn partition_proof() -> Seeds {
     seeds(proofs().map(|(name, proof)| (name, cgpath_evidence::wire::to_vec(&proof))))
 }
 
-/// Tenants' bundles: whole, for a follower, of a pod that is absent, and with a nonce's opening.
+/// Tenants' bundles: whole, for a follower, of a pod that is absent, with a nonce's opening, and of a node
+/// without a TPM.
 pub fn tenant_cbor() -> Seeds {
     let evidence = evidence();
+    let domains = td::evidence(evidence.clone());
     let [(_, present), (_, absent), _] = proofs();
     let whole = TenantBundle {
         version: 1,
         pod: PodUid([3; 16]),
         node: evidence.node,
         boot_id: evidence.boot_id,
-        quote: evidence.quote.tpm.expect("a TPM's quote"),
+        quote: evidence.quote,
         from: 0,
         list: evidence.list[8..].to_vec(),
         first: evidence.checkpoints.first().cloned(),
@@ -477,6 +480,7 @@ pub fn tenant_cbor() -> Seeds {
         ear: Some("e30.e30.e30".to_owned()),
         registers: Some(registers()),
         opening: None,
+        register_log: None,
     };
     let follower = TenantBundle {
         from: 9,
@@ -495,7 +499,23 @@ pub fn tenant_cbor() -> Seeds {
         opening: Some([7; 96].to_vec()),
         ..follower.clone()
     };
+    let hashed = |entry: &Entry| match entry {
+        Entry::Full(bytes) => Entry::Opaque {
+            pcr: 10,
+            digests: Vec::new(),
+            hash: Some(Box::new(EntryHash::of(bytes))),
+        },
+        Entry::Opaque { .. } => entry.clone(),
+    };
+    let domain = TenantBundle {
+        quote: domains.quote,
+        list: whole.list.iter().map(hashed).collect(),
+        registers: None,
+        register_log: domains.td.map(|td| td.register_log),
+        ..whole.clone()
+    };
     let bundles = [
+        ("domain", domain),
         ("whole", whole),
         ("follower", follower),
         ("absent", absent),

@@ -3,23 +3,35 @@
 //! that it hands over.
 //!
 //! Promise: every offset of the image is checked before it is used. The values say nothing of the firmware
-//! itself (PCR 0 to 3, 5 to 7): those are learned (see [`crate::learned_boot`]). Not here: how the stub makes
-//! command line and initrd of its sections (see [`crate::stub`]), signatures of images, add-ons, credentials
-//! and drop-ins beside the image.
+//! itself (PCR 0 to 3, 5 to 7, of a trust domain RTMR 0): those are learned (see [`crate::learned_boot`]).
+//! Not here: how the stub makes command line and initrd of its sections (see [`crate::stub`]), signatures of
+//! images, add-ons, credentials and drop-ins beside the image.
 //!
 //! Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", "Calculating the PE Image
 //! Hash"; UAPI Group Specification "Unified Kernel Image"; EDK II, DxeTpm2MeasureBootLib,
-//! `MeasurePeImageAndExtend`.
+//! `MeasurePeImageAndExtend`; systemd's src/boot, stub.c `measure_sections` and measure.c, which measures by
+//! EFI_CC_MEASUREMENT_PROTOCOL where there is no TPM; UEFI 2.11, section 38.4.1.
 
 use crate::learned_boot::policy_name;
 use crate::stub::Stub;
-use cgpath_evidence::{Bank, Digest, boot::EventType};
+use cgpath_evidence::{
+    Bank, Digest,
+    boot::{EventType, RegisterSet},
+};
 use cgpath_policy::{BootEvent, BootPolicy};
 
 /// An image is never longer than this many bytes.
 pub const MAX_IMAGE_LEN: usize = 512 * 1024 * 1024;
 /// It never has more sections than this (the Windows loader's limit).
 const MAX_SECTIONS: usize = 96;
+/// What the stub measures of its sections, each by name and content: PCR 11, which is RTMR 2 of a trust
+/// domain. It leaves out `.pcrsig`, and of device trees and firmware measures what fits the machine.
+const MEASURED_SECTIONS: [&str; 11] = [
+    ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey",
+    ".hwids",
+];
+/// What is in memory behind the bytes of a section, a part of it.
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Why a file is not an image that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,10 +174,36 @@ impl<'a> Image<'a> {
         bank.hash(&parts)
     }
 
-    pub(super) fn section(&self, name: &'static str) -> Result<&'a [u8]> {
+    fn find(&self, name: &str) -> Option<&Section> {
         let is_it = |section: &&Section| section.name.split(|b| *b == 0).next() == Some(name.as_bytes());
-        let section = self.sections.iter().find(is_it);
-        let section = section.ok_or(UkiError::NoSection(name))?;
+        self.sections.iter().find(is_it)
+    }
+
+    /// A section as it is in memory, in parts; `None` where there is none, or an empty one.
+    fn in_memory(&self, name: &str) -> Result<Option<Vec<&'a [u8]>>> {
+        let Some(section) = self.find(name).filter(|section| section.size > 0) else {
+            return Ok(None);
+        };
+        if section.size > MAX_IMAGE_LEN {
+            return Err(UkiError::Malformed {
+                offset: section.raw_at,
+                why: "a section that is longer in memory than an image may be",
+            });
+        }
+        let given = section.size.min(section.raw_size);
+        let bytes = self.bytes.get(section.raw_at..section.raw_at + given);
+        let mut parts = vec![bytes.unwrap_or_default()];
+        let mut missing = section.size - given;
+        while missing > 0 {
+            let part = ZEROS.get(..missing).unwrap_or(&ZEROS);
+            missing -= part.len();
+            parts.push(part);
+        }
+        Ok(Some(parts))
+    }
+
+    pub(super) fn section(&self, name: &'static str) -> Result<&'a [u8]> {
+        let section = self.find(name).ok_or(UkiError::NoSection(name))?;
         let len = section.size.min(section.raw_size);
         self.bytes
             .get(section.raw_at..section.raw_at + len)
@@ -179,11 +217,46 @@ impl<'a> Image<'a> {
 /// # Errors
 /// [`UkiError`] if it is no unified kernel image, or has no command line.
 pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
+    let mut out = values(name, bytes, RegisterSet::Pcr, banks)?.to_yaml(&[]);
+    out.push_str(
+        "  # The firmware is not judged by these: `cgpath policy from-boot` learns its registers. Add-ons, \
+         credentials and extensions\n  \
+         # beside the image change its command line or its initrd, and are not in these values.\n",
+    );
+    Ok(out)
+}
+
+/// The same for a trust domain without a TPM: `boot` within a policy's `tdx`, by events of RTMR 1 and 2.
+///
+/// What the stub measures of its sections is `optional`: an older one does not do so without a TPM.
+/// The image's own digest, which must be there, is over all of them.
+///
+/// # Errors
+/// As [`from_uki`].
+pub fn from_uki_of_domain(name: &str, bytes: &[u8]) -> Result<String> {
+    let boot = values(name, bytes, RegisterSet::Rtmr, &[Bank::Sha384])?.to_yaml(&[]);
+    let mut out = "tdx:\n".to_owned();
+    for line in boot.lines() {
+        out += &format!("  {line}\n");
+    }
+    out.push_str(
+        "    # `mrtd`, `attributes`, `xfam` and RTMR 0 are learned by `cgpath policy from-boot`, and so are \
+         the other events of\n    \
+         # RTMR 1: the partition table, and a boot loader before the image. Add-ons, credentials and \
+         extensions beside\n    \
+         # the image are not in these values.\n",
+    );
+    Ok(out)
+}
+
+/// Those of an image, in registers of this set.
+fn values(name: &str, bytes: &[u8], set: RegisterSet, banks: &[Bank]) -> Result<BootPolicy> {
     let image = Image::parse(bytes)?;
     let kernel = Image::parse(image.section(".linux")?)?;
     let stub = Stub::of(&image);
     let initrd = stub.initrd(&image)?;
     let mut values = BootPolicy {
+        set,
         command_lines: stub.command_lines(image.section(".cmdline")?)?,
         ..BootPolicy::default()
     };
@@ -197,30 +270,49 @@ pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
             optional,
         });
     };
-    add(4, EventType::APPLICATION, name.clone(), false, &|bank| {
-        image.digest(bank)
-    });
+    let applications = set.applications();
+    add(
+        applications,
+        EventType::APPLICATION,
+        name.clone(),
+        false,
+        &|bank| image.digest(bank),
+    );
     let is_optional = !stub.measures_the_kernel();
     add(
-        4,
+        applications,
         EventType::APPLICATION,
         format!("kernel of {name}"),
         is_optional,
         &|bank| kernel.digest(bank),
     );
+    // The kernel's EFI stub measures it, where it measures the command line, too.
+    let by_kernel = set.command_lines().last().copied().unwrap_or_default();
     if let Some(initrd) = initrd {
         let name = format!("initrd of {name}");
-        add(9, EventType::EVENT_TAG, name, false, &|bank| {
+        add(by_kernel, EventType::EVENT_TAG, name, false, &|bank| {
             bank.hash(&[&initrd])
         });
     }
-    let mut out = values.to_yaml(&[]);
-    out.push_str(
-        "  # The firmware is not judged by these: `cgpath policy from-boot` learns its registers. Add-ons, \
-         credentials and extensions\n  \
-         # beside the image change its command line or its initrd, and are not in these values.\n",
-    );
-    Ok(out)
+    let sections: &[&str] = match set {
+        // PCR 11 is none of the boot's registers.
+        RegisterSet::Pcr => &[],
+        RegisterSet::Rtmr => &MEASURED_SECTIONS,
+    };
+    for section in sections {
+        let Some(content) = image.in_memory(section)? else {
+            continue;
+        };
+        let title = format!("name of {section} of {name}");
+        add(by_kernel, EventType::IPL, title, true, &|bank| {
+            bank.hash(&[section.as_bytes(), &[0]])
+        });
+        let title = format!("{section} of {name}");
+        add(by_kernel, EventType::IPL, title, true, &|bank| {
+            bank.hash(&content)
+        });
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -291,7 +383,7 @@ mod tests {
     }
 
     /// The values that an image with these sections and a kernel gives.
-    fn values(sections: &[(&str, &[u8])]) -> Result<BootPolicy> {
+    fn values_of(sections: &[(&str, &[u8])]) -> Result<BootPolicy> {
         let kernel = image(&[(".text", b"kernel")], b"", 0);
         let all = [sections, &[(".linux", &kernel[..])]].concat();
         let yaml = from_uki("a", &image(&all, b"", 0), &[Bank::Sha256])?;
@@ -332,7 +424,7 @@ mod tests {
         let lines = |version: Option<&str>, line: &[u8]| {
             let magic = version.map(magic).unwrap_or_default();
             let all = [(".sdmagic", &magic[..]), (".cmdline", line)];
-            values(&all[usize::from(version.is_none())..])
+            values_of(&all[usize::from(version.is_none())..])
                 .unwrap()
                 .command_lines
         };
@@ -379,7 +471,7 @@ mod tests {
         ] {
             let magic = version.map(magic).unwrap_or_default();
             let all = [(".sdmagic", &magic[..]), (".cmdline", b"quiet")];
-            let events = values(&all[usize::from(version.is_none())..]).unwrap().events;
+            let events = values_of(&all[usize::from(version.is_none())..]).unwrap().events;
             let optional: Vec<(&str, bool)> = events.iter().map(|e| (&*e.name, e.optional)).collect();
             assert_eq!(
                 optional,
@@ -398,7 +490,7 @@ mod tests {
                 sections,
             ]
             .concat();
-            let events = values(&all).unwrap().events;
+            let events = values_of(&all).unwrap().events;
             let (initrd, others): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.pcr == 9);
             assert_eq!(others.len(), 2);
             assert!(
@@ -477,8 +569,61 @@ mod tests {
             hash(&[b"base", &signature[..], &key].concat())
         );
         // A profile's initrd depends on which one is chosen.
-        let profile = values(&[(".cmdline", b"quiet"), (".profile", b"ID=a")]).unwrap_err();
+        let profile = values_of(&[(".cmdline", b"quiet"), (".profile", b"ID=a")]).unwrap_err();
         assert!(matches!(profile, UkiError::Initrd(why) if why.contains("profiles")));
+    }
+
+    #[test]
+    fn of_a_domain_the_stubs_sections_are_in_rtmr_2_and_what_is_in_memory_alone_is_zeros() {
+        let kernel = image(&[(".text", b"kernel")], b"", 0);
+        let sections: [(&str, &[u8]); 5] = [
+            (".cmdline", b"quiet"),
+            (".linux", &kernel),
+            (".uname", b"6.12"),
+            (".pcrsig", b"signature"),
+            (".sbat", b""),
+        ];
+        let mut bytes = image(&sections, b"", 0);
+        // The third section is 10 bytes longer in memory.
+        bytes[88 + 160 + 40 * 2 + 8] = 14;
+        let values = values("a", &bytes, RegisterSet::Rtmr, &[Bank::Sha384]).unwrap();
+        let found: Vec<_> = values
+            .events
+            .iter()
+            .map(|event| (event.pcr, event.kind, &*event.name, event.optional))
+            .collect();
+        let (application, ipl) = (EventType::APPLICATION, EventType::IPL);
+        assert_eq!(
+            found,
+            [
+                (1, application, "a", false),
+                (1, application, "kernel of a", true),
+                (2, EventType::EVENT_TAG, "initrd of a", false),
+                (2, ipl, "name of .linux of a", true),
+                (2, ipl, ".linux of a", true),
+                (2, ipl, "name of .cmdline of a", true),
+                (2, ipl, ".cmdline of a", true),
+                (2, ipl, "name of .uname of a", true),
+                (2, ipl, ".uname of a", true),
+            ]
+        );
+        let hash = |bytes: &[u8]| vec![Bank::Sha384.hash(&[bytes])];
+        assert_eq!(values.events[3].digests, hash(b".linux\0"));
+        assert_eq!(values.events[4].digests, hash(&kernel));
+        assert_eq!(values.events[8].digests, hash(b"6.12\0\0\0\0\0\0\0\0\0\0"));
+        let yaml = from_uki_of_domain("a", &bytes).unwrap();
+        assert!(yaml.starts_with("tdx:\n  boot:\n    command-lines:\n"), "{yaml}");
+        assert!(
+            yaml.contains("      - {rtmr: 2, type: EV_IPL, name: \"name of .linux of a\""),
+            "{yaml}"
+        );
+        // Of a TPM there is nothing of them.
+        assert!(!from_uki("a", &bytes, &[Bank::Sha256]).unwrap().contains("EV_IPL"));
+        // Longer in memory than any image.
+        bytes[88 + 160 + 40 * 2 + 8..][..4].fill(0xff);
+        let why = from_uki_of_domain("a", &bytes).unwrap_err();
+        assert!(matches!(why, UkiError::Malformed { .. }), "{why}");
+        assert!(from_uki("a", &bytes, &[Bank::Sha256]).is_ok());
     }
 
     #[test]

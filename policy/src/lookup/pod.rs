@@ -5,11 +5,12 @@
 //! argument of the command).
 
 use super::{Allowed, Loader, PodPolicy, Policy, Result};
-use crate::Excludes;
+use crate::anchor::Anchor;
 use crate::form;
 use crate::node::{
     self, FileSystem, NodePolicy, Opaque, Pattern, SharedMemoryCode, defaults, form::WrittenUid,
 };
+use crate::{Error, Excludes, TdxPolicy};
 use cgpath_evidence::{Bank, PodUid};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -41,8 +42,11 @@ pub(crate) struct TenantPolicy {
     #[serde(deserialize_with = "form::texts")]
     #[schemars(length(min = 1, max = 4096))]
     templates: Vec<String>,
-    /// PCR banks that must be quoted.
-    #[serde(deserialize_with = "form::some")]
+    /// What must vouch for the list: `pcr-10`, or `rtmr-2` or `rtmr-3` of a node without a TPM.
+    #[serde(default = "pcr_10")]
+    anchor: Anchor,
+    /// PCR banks that must be quoted. There are none where the anchor is not `pcr-10`.
+    #[serde(default, deserialize_with = "form::some")]
     #[schemars(schema_with = "node::form::banks_schema")]
     banks: Vec<Bank>,
     /// Reference files of the pod's images, and of what the platform runs in every pod: the sandbox image.
@@ -78,6 +82,14 @@ pub(crate) struct TenantPolicy {
     #[serde(default, deserialize_with = "form::bounded")]
     #[schemars(length(max = 4096))]
     permit_file_systems: Vec<FileSystem>,
+    /// What the trust domain must be, where the anchor is a register of one: see the node policy. Its boot is
+    /// left to a full verifier.
+    #[serde(default)]
+    tdx: Option<TdxPolicy>,
+}
+
+fn pcr_10() -> Anchor {
+    Anchor::Pcr10
 }
 
 impl Policy {
@@ -116,6 +128,16 @@ impl Policy {
         let mut node = NodePolicy::from_yaml(file, DEFAULTS)?;
         node.accept.templates = tenant.templates;
         node.accept.banks = tenant.banks;
+        node.accept.anchors = vec![tenant.anchor];
+        node.tdx = tenant.tdx;
+        if let Some((key, why, hint)) = node::misfit_of_tenant(&node) {
+            return Err(Error::Meaning {
+                file: file.to_owned(),
+                key: key.into(),
+                why: why.into(),
+                hint: hint.into(),
+            });
+        }
         node.tolerance.lost = tenant.lost;
         node.runtimes = tenant.runtimes;
         node.violations.permit = tenant.permit_violations;

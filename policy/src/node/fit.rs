@@ -1,4 +1,4 @@
-//! Whether the keys of a node's policy that are about anchors go together.
+//! Whether the keys of a policy that are about anchors go together, of a node's and of a tenant's.
 //!
 //! Promise: a key that nothing judges is named, as is one that is missing, with what to do. Not here: each
 //! key's own form.
@@ -94,4 +94,58 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
         ));
     }
     None
+}
+
+/// The same of a tenant's policy, whose `banks`, `anchor` and `tdx` are those of `node`.
+pub(crate) fn misfit_of_tenant(node: &NodePolicy) -> Option<Misfit> {
+    let has_rtmr = node.accept.anchors.iter().any(|anchor| anchor.rtmr().is_some());
+    let missing = match (has_rtmr, node.accept.banks.is_empty(), &node.tdx) {
+        (false, true, _) => Some((
+            "banks",
+            "it is not there, and the anchor is pcr-10",
+            "name the banks that must be quoted",
+        )),
+        (true, false, _) => Some((
+            "banks",
+            "nothing judges it: the anchor is a register of a trust domain",
+            "leave it out",
+        )),
+        (false, _, Some(_)) => Some((
+            "tdx",
+            "nothing judges it: the anchor is pcr-10",
+            "leave it out, or say `anchor: rtmr-3`",
+        )),
+        (true, _, None) => Some((
+            "tdx",
+            "it is not there, and the anchor is a register of a trust domain",
+            "say what the domain must be: `mrtd`, `attributes` and `xfam`",
+        )),
+        _ => None,
+    };
+    if missing.is_some() {
+        return missing;
+    }
+    let tdx = node.tdx.as_ref()?;
+    let left = "nothing judges it in a tenant's policy: the boot and the node's key are a full verifier's";
+    let unjudged = [
+        ("tdx.boot", tdx.boot.is_some(), left),
+        (
+            "tdx.dangerous-boot-not-judged",
+            tdx.dangerous_boot_not_judged,
+            left,
+        ),
+        ("tdx.key", tdx.key == NodeKeyPolicy::PerBoot, left),
+        ("tdx.dangerous-any-platform", tdx.dangerous_any_platform, left),
+        (
+            "tdx.rtmr-writers",
+            !tdx.rtmr_writers.is_empty(),
+            "nothing judges it in a tenant's policy: a bundle does not show what others say in the log",
+        ),
+    ];
+    let (key, _, why) = unjudged.into_iter().find(|(_, is_there, _)| *is_there)?;
+    let hint = match key {
+        "tdx.rtmr-writers" => "name the digests in `tdx.rtmr-extensions`",
+        _ => "leave it out",
+    };
+    Some((key, why, hint))
 }

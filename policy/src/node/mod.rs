@@ -18,7 +18,7 @@ pub use opaque::{Opaque, is_opaque};
 pub use pattern::Pattern;
 pub use shared_memory::SharedMemoryCode;
 
-pub(crate) use fit::misfit;
+pub(crate) use fit::{misfit, misfit_of_tenant};
 
 use crate::anchor::{Anchor, anchors, default_anchors};
 use crate::error::{within, without_place};

@@ -5,54 +5,59 @@
 //! the code that judges them in whole evidence. Not here: how a bundle is made (see
 //! `cgpath_evidence::bundle`), files and output.
 
+mod shown;
 mod verdict;
 
 pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
 use crate::accept::Waivers;
+use crate::anchors::{Anchors, Said};
 use crate::appraise::Unusable;
 use crate::ear::{self, AttestationResult};
-use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
+use crate::inputs::context::{
+    CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext, TdState,
+};
 use crate::inputs::decoded;
-use crate::inputs::decoded::View;
 use crate::inputs::kept::{Kept, Lines};
+use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::{PodVerdict, State};
 use crate::rules::names::{Called, is_numbered};
 use crate::rules::opinion::Scene;
-use crate::rules::v01_quote::Quoted;
 use crate::rules::v02_coverage::Coverage;
 use crate::rules::v04_chain::Chain;
+use crate::rules::v04_register::{Anchored, RegisterChain};
 use crate::rules::v05_join::Owned;
-use crate::rules::v07_history::{Present, Relation};
+use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::Names;
 use crate::rules::v09_contents::Usage;
 use crate::rules::waits::Waits;
-use crate::rules::{
-    Rule, v01_quote, v02_coverage, v03_template, v04_chain, v05_join, v06_losses, v07_history,
-};
+use crate::rules::{Rule, v02_bound, v02_coverage, v03_template, v04_chain, v05_join, v06_losses};
 use crate::text::{quoted, utc};
 use cgpath_evidence::{
-    Bank, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
-    TenantBundle,
+    Bank, Boot, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
+    TenantBundle, Tier,
     cgroup::partition_of,
     challenge::Opening,
     checkpoint::number_from_path,
     merkle::{self, Hash},
     proof::{SealedPartition, SealedTree},
     serde_bytes_hex,
+    td::ListChain,
     tpm::Attest,
 };
-use cgpath_policy::Policy;
+use cgpath_policy::{Anchor, Policy};
 use p256::ecdsa::VerifyingKey;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// What a tenant's judgement needs beside the bundle and the policy.
 #[derive(Debug, Clone)]
 pub struct TenantContext {
     /// The node's pinned attestation key.
     pub key: PinnedKey,
+    /// What a trust domain's quote is verified with, where the policy's anchor is a register of one.
+    pub td: TdContext,
     /// The nonce of the request for which the node attested, or one that the quoted nonce commits to.
     pub nonce: ExpectedNonce,
     /// Now, in seconds since 1970.
@@ -118,11 +123,15 @@ pub fn verify(
     if bundle.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(bundle.version));
     }
-    let answered = answered(bundle, &context.nonce);
+    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
+        return Err(Unusable::NoKey);
+    }
+    let answered = answered(bundle, policy, &context.nonce);
     let case = Case {
         bundle,
         pod,
         policy,
+        anchors: Anchors::of(policy),
         context,
         nonce: answered.as_ref().map_or(&context.nonce, |(nonce, _)| nonce),
     };
@@ -137,12 +146,20 @@ pub fn verify(
 
 /// The quoted nonce, where it commits to the expected one, and to how many in all. Then the quote was made
 /// after that one was drawn, as if it were the quoted one itself.
-fn answered(bundle: &TenantBundle, expected: &ExpectedNonce) -> Option<(ExpectedNonce, usize)> {
+fn answered(
+    bundle: &TenantBundle,
+    policy: &Policy,
+    expected: &ExpectedNonce,
+) -> Option<(ExpectedNonce, usize)> {
     let ExpectedNonce::Value(own) = expected else {
         return None;
     };
     let opening = Opening::from_bytes(bundle.opening.as_deref()?).ok()?;
-    let quoted = Attest::parse(&bundle.quote.attest).ok()?.extra_data;
+    let quoted = if Anchors::of(policy).has_pcr {
+        Attest::parse(&bundle.quote.tpm.as_ref()?.attest).ok()?.extra_data
+    } else {
+        bundle.quote.td.as_ref()?.nonce.clone()
+    };
     let is_answered = opening.is_answered_by(&quoted, own);
     is_answered.then(|| (ExpectedNonce::Value(quoted), opening.challenges()))
 }
@@ -151,6 +168,7 @@ struct Case<'a> {
     bundle: &'a TenantBundle,
     pod: PodUid,
     policy: &'a Policy,
+    anchors: Anchors<'a>,
     context: &'a TenantContext,
     /// What the quote and the last checkpoint must have.
     nonce: &'a ExpectedNonce,
@@ -174,32 +192,52 @@ impl Case<'_> {
         if context.previous.is_some() && previous.is_none() {
             findings.push(fail(Rule::History, "the remembered state is about another pod"));
         }
-        let quoted = v01_quote::check(
-            &bundle.quote,
-            bundle.registers.as_deref().unwrap_or_default(),
-            &Context {
-                td: TdContext::default(),
-                node: bundle.node.clone(),
-                key: context.key.clone(),
-                nonce: self.nonce.clone(),
-                now: context.now,
-                previous: previous.map(|p| p.node.clone()),
-            },
-            &mut findings,
-        );
-        let relation = self.relation(quoted.as_ref(), previous, &mut findings, &mut notes);
+        let asked = Context {
+            td: context.td.clone(),
+            node: bundle.node.clone(),
+            key: context.key.clone(),
+            nonce: self.nonce.clone(),
+            now: context.now,
+            previous: previous.map(|p| p.node.clone()),
+        };
+        let boot = bundle.registers.clone().map(|registers| Boot {
+            registers,
+            log: None,
+            command_line: None,
+        });
+        let files = [bundle.last.clone()];
+        let round = self.round(boot.as_ref(), &files);
+        let said = Said::of(&round, self.anchors, &asked, &mut findings);
+        let is_quoted = said.is_whole(self.anchors);
+        let relation = if is_quoted {
+            said.compare(
+                &round,
+                self.anchors,
+                self.policy,
+                &asked,
+                &mut findings,
+                &mut notes,
+            )
+        } else {
+            Relation::First
+        };
         let followed = previous.filter(|_| relation == Relation::SameBoot);
-        let replayed = quoted
-            .as_ref()
-            .and_then(|quoted| self.replay(quoted, followed, &mut findings));
+        let replayed = is_quoted
+            .then(|| self.replay(&round, &said, followed, &mut findings))
+            .flatten();
         // Entries of the bundle that are covered.
         let first = usize::try_from(bundle.from).unwrap_or(usize::MAX);
         let covered = replayed.as_ref().map_or(0, |r| r.entries.saturating_sub(first));
-        let chained = self.checkpoints(followed, covered, &mut findings);
+        let chained = self.checkpoints(&said, followed, covered, &mut findings);
+        if let Some((rtmr, _)) = self.anchors.rtmr {
+            notes.push(format!(
+                "RTMR {rtmr} binds the list with each checkpoint, not with each entry"
+            ));
+        }
         let partition = chained
             .as_ref()
             .and_then(|chained| self.partition(&chained.last.checkpoint, followed, &mut findings));
-        let quoted_banks = quoted.as_ref().map_or(&[][..], |q| &q.banks);
+        let quoted_banks = said.tpm.as_ref().map_or(&[][..], |quoted| &quoted.banks);
         let predates = chained.as_ref().is_some_and(|chained| chained.predates);
         let mut verdict = self.contents(quoted_banks, covered, !predates, &mut findings);
         if let Some(pod) = &mut verdict
@@ -218,9 +256,9 @@ impl Case<'_> {
             (false, Some(_), true, Err(_)) => Outcome::PartitionOnly,
             (false, Some(_), true, Ok(_)) => Outcome::Trusted,
         };
-        let state = match (failed, &quoted, replayed, &chained) {
-            (false, Some(quoted), Some(replayed), Some(chained)) => {
-                Some(self.remember(quoted, replayed, chained, partition))
+        let state = match (failed, is_quoted, replayed, &chained) {
+            (false, true, Some(replayed), Some(chained)) => {
+                Some(self.remember(&said, replayed, chained, partition))
             }
             _ => None,
         };
@@ -234,7 +272,7 @@ impl Case<'_> {
             relaxations: self.policy.relaxations(),
             policy: self.policy.digest().clone(),
             node: bundle.node.clone(),
-            key: quoted.map(|q| q.ak_name).unwrap_or_default(),
+            key: said.key(),
             boot_id: bundle.boot_id,
             from: bundle.from,
             covered: bundle.from.saturating_add(covered as u64),
@@ -252,7 +290,12 @@ impl Case<'_> {
     }
 
     fn dangerous(&self) -> Vec<String> {
-        let mut dangerous = Vec::new();
+        let mut dangerous: Vec<String> = self
+            .policy
+            .dangerous_keys()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         if self.context.key == PinnedKey::DangerousTofu {
             dangerous.push("dangerous-tofu".to_owned());
         }
@@ -262,62 +305,65 @@ impl Case<'_> {
         dangerous
     }
 
-    /// V7.
-    fn relation(
-        &self,
-        quoted: Option<&Quoted>,
-        previous: Option<&TenantState>,
-        findings: &mut Findings,
-        notes: &mut Vec<String>,
-    ) -> Relation {
-        let Some(quoted) = quoted else {
-            return Relation::First;
-        };
-        let present = Present {
-            ak_name: &quoted.ak_name,
-            boot_id: self.bundle.boot_id,
-            reset_count: quoted.reset_count,
-            restart_count: quoted.restart_count,
-            clock_ms: quoted.clock_ms,
-            safe: quoted.safe,
-        };
-        let asked = v07_history::Asked {
-            now: self.context.now,
-            min_reboot: self.policy.file.min_reboot,
-            kexec_allowed: false,
-        };
-        v07_history::check(present, previous.map(|p| &p.node), asked, findings, notes)
+    /// What of the bundle the rules of whole evidence look at, too.
+    fn round<'r>(&'r self, boot: Option<&'r Boot>, checkpoints: &'r [Vec<u8>]) -> Round<'r> {
+        let bundle = self.bundle;
+        Round {
+            first: usize::try_from(bundle.from).unwrap_or(usize::MAX),
+            version: bundle.version,
+            tier: Tier::Bpf,
+            node: &bundle.node,
+            boot_id: bundle.boot_id,
+            quote: &bundle.quote,
+            list: &bundle.list,
+            checkpoints,
+            partitions: &[],
+            unsealed: &[],
+            in_flight: &[],
+            pods: &[],
+            kernel: "",
+            boot,
+            td: None,
+        }
     }
 
     /// V2: the list, from where this tenant has followed it, leads to the quoted register.
     fn replay(
         &self,
-        quoted: &Quoted,
+        round: &Round<'_>,
+        said: &Said,
         followed: Option<&TenantState>,
         findings: &mut Findings,
     ) -> Option<Coverage> {
-        v02_coverage::banks(quoted, self.policy, findings);
+        if let Some(quoted) = &said.tpm {
+            v02_coverage::banks(quoted, self.policy, findings);
+        }
         let from = self.bundle.from;
-        let start = match followed {
-            Some(before) if from > 0 && from == before.node.covered => Some(v02_coverage::remembered(
-                usize::try_from(from).ok()?,
-                &before.node.pcrs,
-            )),
-            _ if from == 0 => None,
-            _ => {
-                let followed = followed.map_or(0, TenantState::followed);
-                findings.push(
-                    fail(
-                        Rule::Chain,
-                        "the list begins behind what was followed: ask for a bundle that \
-                        begins there, or at 0",
-                    )
-                    .found(from)
-                    .expected(followed),
-                );
-                return None;
+        let goes_on = followed.filter(|before| from > 0 && from == before.node.covered);
+        if from > 0 && goes_on.is_none() {
+            let followed = followed.map_or(0, TenantState::followed);
+            findings.push(
+                fail(
+                    Rule::Chain,
+                    "the list begins behind what was followed: ask for a bundle that \
+                     begins there, or at 0",
+                )
+                .found(from)
+                .expected(followed),
+            );
+            return None;
+        }
+        let whole = followed.filter(|_| from == 0);
+        let Some(quoted) = &said.tpm else {
+            let before = goes_on.and_then(|before| before.node.td.as_ref());
+            let before = before.map(|td| ListChain::resume(td.list, from));
+            let covered = v02_bound::step(round, before, None, findings).map(Coverage::of_bound)?;
+            if let Some(before) = whole {
+                v02_bound::continues(round.list, covered.entries, &before.node, findings);
             }
+            return Some(covered);
         };
+        let start = goes_on.map(|before| v02_coverage::remembered(round.first, &before.node.pcrs));
         let view = decoded::view_of(&self.bundle.list, &quoted.banks);
         let Some(covered) = v02_coverage::step(&view, start.as_ref(), quoted, self.policy, findings) else {
             findings.push(fail(
@@ -327,7 +373,7 @@ impl Case<'_> {
             ));
             return None;
         };
-        if let Some(before) = followed.filter(|_| from == 0) {
+        if let Some(before) = whole {
             v02_coverage::continues(&view.digests, covered.entries, &before.node, findings);
         }
         Some(covered)
@@ -337,6 +383,7 @@ impl Case<'_> {
     /// hides no loss.
     fn checkpoints(
         &self,
+        said: &Said,
         followed: Option<&TenantState>,
         covered: usize,
         findings: &mut Findings,
@@ -357,9 +404,8 @@ impl Case<'_> {
             Some(file) => Some(read("the first", file)?),
             None => None,
         };
-        self.anchored(&last, covered, findings);
+        self.vouched(said, first.as_ref(), &last, covered, findings);
         if let Some(first) = &first {
-            self.anchored(first, covered, findings);
             if first.checkpoint.number != 0 || first.checkpoint.boot_id != bundle.boot_id {
                 findings.push(fail(
                     Rule::Chain,
@@ -436,6 +482,37 @@ impl Case<'_> {
         }
         v06_losses::blind(checkpoint, findings);
         findings.extend(v06_losses::lost_finding(checkpoint, self.policy));
+    }
+
+    /// The anchor vouches for the checkpoints' files.
+    fn vouched(
+        &self,
+        said: &Said,
+        first: Option<&SealedCheckpoint>,
+        last: &SealedCheckpoint,
+        covered: usize,
+        findings: &mut Findings,
+    ) {
+        let Some((rtmr, policy)) = self.anchors.rtmr else {
+            for sealed in [Some(last), first].into_iter().flatten() {
+                self.anchored(sealed, covered, findings);
+            }
+            return;
+        };
+        let Some(first) = first else {
+            findings.push(fail(
+                Rule::Chain,
+                "checkpoint 0 is not there, with which the register's log begins",
+            ));
+            return;
+        };
+        let asked = Anchored {
+            rtmr,
+            policy,
+            quoted: said.td.as_ref(),
+        };
+        let log = self.bundle.register_log.as_deref();
+        RegisterChain::default().ends((first, last), &self.bundle.quote, log, &asked, findings);
     }
 
     /// A checkpoint's file is measured by a whole entry of the covered list, under its own name.
@@ -639,57 +716,6 @@ impl Case<'_> {
         pod
     }
 
-    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say,
-    /// or says it twice.
-    fn numbers(&self, view: &View<'_>, banks: &[Bank], covered: usize) -> Vec<Option<u64>> {
-        let Some(bank) = banks.first() else {
-            return Vec::new();
-        };
-        let mut places: HashMap<&[u8], Option<u64>> = HashMap::new();
-        for (at, entry) in self.bundle.list.iter().take(covered).enumerate() {
-            let number = self.bundle.from.saturating_add(at as u64);
-            if let Entry::Opaque { digests, .. } = entry
-                && let Some(digest) = digests.iter().find(|d| d.bank() == *bank)
-            {
-                places
-                    .entry(digest.bytes())
-                    .and_modify(|place| *place = None)
-                    .or_insert(Some(number));
-            }
-        }
-        let place = |at| *places.get(view.digests.digest(at, *bank)?)?;
-        (0..view.lines.len()).map(place).collect()
-    }
-
-    /// The entries that are shown whole are among the digests of the covered list.
-    fn listed(&self, view: &View<'_>, banks: &[Bank], covered: usize, findings: &mut Findings) {
-        let Some(bank) = banks.first() else { return };
-        let digests: HashSet<Vec<u8>> = self
-            .bundle
-            .list
-            .iter()
-            .take(covered)
-            .filter_map(|entry| match entry {
-                Entry::Opaque { digests, .. } => digests.iter().find(|d| d.bank() == *bank),
-                Entry::Full(_) => None,
-            })
-            .map(|digest| digest.bytes().to_vec())
-            .collect();
-        for (index, line) in view.lines.iter().enumerate() {
-            let digest = view.digests.digest(index, *bank);
-            if !digest.is_some_and(|digest| digests.contains(digest)) {
-                findings.push(
-                    fail(
-                        Rule::Records,
-                        "an entry that the pod's records are about is not in the covered list",
-                    )
-                    .at_path(line.path.unwrap_or_default())
-                    .at_index(index),
-                );
-            }
-        }
-    }
-
     /// The result of a full verifier for this checkpoint; without one, why there is none.
     fn full_verifier(&self, findings: &mut Findings) -> Result<FullVerifier, String> {
         let Some(token) = &self.bundle.ear else {
@@ -738,15 +764,16 @@ impl Case<'_> {
 
     fn remember(
         &self,
-        quoted: &Quoted,
+        said: &Said,
         covered: Coverage,
         chained: &Chained,
         partition: Option<SealedPartition>,
     ) -> TenantState {
+        let quoted = said.tpm.as_ref();
         TenantState {
             pod: self.pod,
             node: NodeState {
-                ak_name: quoted.ak_name.clone(),
+                ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
                 boot_id: self.bundle.boot_id,
                 checkpoint: Some(CheckpointState {
                     number: chained.last.checkpoint.number,
@@ -755,15 +782,19 @@ impl Case<'_> {
                 }),
                 covered: covered.entries as u64,
                 pcrs: covered.pcrs,
-                reset_count: quoted.reset_count,
-                restart_count: quoted.restart_count,
-                clock_ms: quoted.clock_ms,
+                reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
+                restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
+                clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
                 time: self.context.now,
                 unsealed: Vec::new(),
                 held: Vec::new(),
                 kexecs: Vec::new(),
                 impostors: Vec::new(),
-                td: None,
+                td: said.td.as_ref().zip(covered.bound).map(|(td, bound)| TdState {
+                    node_key: td.node_key,
+                    list: bound.value(),
+                    evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
+                }),
                 waiting: Vec::new(),
                 believed: true,
             },

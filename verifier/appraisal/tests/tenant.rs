@@ -1,7 +1,7 @@
 //! A tenant's bundle: what it shows, what it hides, and what must fail.
 
 use cgpath_appraisal::{
-    ExpectedNonce, PinnedKey, Rule, State, appraise,
+    ExpectedNonce, PinnedKey, Rule, State, TdContext, appraise,
     ear::{self, Scope},
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
 };
@@ -67,6 +67,7 @@ pub fn policy(node: &Node, uid: PodUid) -> Policy {
 fn context(node: &Node, previous: Option<TenantState>) -> TenantContext {
     TenantContext {
         key: PinnedKey::Public(node.ak.public()),
+        td: TdContext::default(),
         nonce: ExpectedNonce::Value(NONCE.to_vec()),
         now: node.now,
         verifiers: vec![*verdict_key().verifying_key()],
@@ -547,6 +548,7 @@ fn digests_of_the_list_that_were_altered_dropped_or_reordered_are_refused() {
         bundle.list[2] = Entry::Opaque {
             pcr: 10,
             digests: other,
+            hash: None,
         };
     });
     must_fail(Rule::Coverage, |bundle, _| {
@@ -557,6 +559,7 @@ fn digests_of_the_list_that_were_altered_dropped_or_reordered_are_refused() {
         bundle.list[2] = Entry::Opaque {
             pcr: 10,
             digests: vec![],
+            hash: None,
         };
     });
     must_fail(Rule::Coverage, |bundle, _| bundle.list.clear());
@@ -571,6 +574,7 @@ fn a_checkpoint_that_is_not_in_the_quoted_list_not_signed_or_not_fresh_is_refuse
         bundle.list[full] = Entry::Opaque {
             pcr: 10,
             digests: vec![digest],
+            hash: None,
         };
     });
     // Another file in its place: signed by the same key, and never extended.

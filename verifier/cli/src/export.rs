@@ -35,6 +35,10 @@ enum Format {
     CelCbor,
     /// The list as a TCG Canonical Event Log in JSON
     CelJson,
+    /// The log of a trust domain's register as a TCG Canonical Event Log in CBOR
+    TdCelCbor,
+    /// The log of a trust domain's register as a TCG Canonical Event Log in JSON
+    TdCelJson,
     /// The list as the kernel's ASCII form, with SHA-1 digests
     Ascii,
     /// A folder for `evmctl ima_measurement`: the list as the kernel's binary form, and the quoted registers
@@ -121,6 +125,8 @@ impl Export {
             Format::Cbor => evidence.to_cbor(),
             Format::CelCbor => cel::to_cbor(&cel(&evidence)?),
             Format::CelJson => cel::to_json(&cel(&evidence)?).map_err(|e| failure(&e))?,
+            Format::TdCelCbor => cel::to_cbor(&td_cel(&evidence)?),
+            Format::TdCelJson => cel::to_json(&td_cel(&evidence)?).map_err(|e| failure(&e))?,
             Format::Ascii => ascii(&evidence)?,
             Format::Trustee => trustee(&evidence)?,
             Format::TrusteeTdx => trustee_tdx(&evidence)?,
@@ -317,6 +323,14 @@ fn cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
     let mut all = vec![Bank::Sha1];
     all.extend(registers.banks().filter(|bank| *bank != Bank::Sha1));
     cel::records(&evidence.list, &all).map_err(|e| failure(&e))
+}
+
+fn td_cel(evidence: &Evidence) -> Result<Vec<cel::CelRecord>, Failure> {
+    let td = evidence.td.as_ref().ok_or_else(|| {
+        Failure::new("export", "there is no trust domain's register in the evidence")
+            .hint("of the measurement list: --format cel-cbor")
+    })?;
+    cel::extensions(&td.register_log).map_err(|e| failure(&e))
 }
 
 /// The quote and the registers that it selects.

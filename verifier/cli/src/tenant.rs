@@ -6,7 +6,7 @@
 use crate::input::{self, file_or_stdin, replace};
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{
-    ExpectedNonce, PinnedKey, Unusable,
+    ExpectedNonce, PinnedKey, TdContext, Unusable,
     tenant::{Outcome, TenantContext, TenantState},
 };
 use cgpath_evidence::{PodUid, TenantBundle, bundle::MAX_BUNDLE_LEN};
@@ -28,6 +28,8 @@ pub struct Tenant<'a> {
     pub policy: &'a Path,
     /// The node's key.
     pub key: PinnedKey,
+    /// What a trust domain's quote is verified with.
+    pub td: TdContext,
     /// The nonce of the request.
     pub nonce: ExpectedNonce,
     /// Keys of full verifiers.
@@ -47,6 +49,7 @@ impl Tenant<'_> {
         let keys = self.verifiers.iter().map(|path| public_key(path));
         let context = TenantContext {
             key: self.key,
+            td: self.td,
             nonce: self.nonce,
             now: input::now()?,
             verifiers: keys.collect::<Result<_, _>>()?,

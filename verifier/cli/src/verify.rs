@@ -31,7 +31,9 @@ const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
                   b0c06f000000.json --nonce 6f1d…\n  \
                   cgpath verify --store /var/lib/cgpath/store --node worker-1 --policy new.yaml\n  \
                   cgpath verify --tenant web.tenant --policy web.yaml --ak 000b3f… --nonce 6f1d… --verifier \
-                  verdict.pub.pem"
+                  verdict.pub.pem\n  \
+                  cgpath verify --tenant web.tenant --policy web.yaml --no-tpm --node-key 9c1e… --collateral \
+                  b0c06f000000.json --nonce 6f1d… --verifier verdict.pub.pem"
 )]
 pub struct Verify {
     #[command(flatten)]
@@ -56,13 +58,13 @@ pub struct Verify {
     )]
     ak: Option<String>,
     /// The node has no TPM: a register of its trust domain is the anchor
-    #[arg(long, conflicts_with_all = ["ak", "dangerous_tofu", "store", "node", "tenant"])]
+    #[arg(long, conflicts_with_all = ["ak", "dangerous_tofu", "store", "node"])]
     no_tpm: bool,
     /// The key of a node in a trust domain: SHA-256 of its SEC1 compressed point
-    #[arg(long, value_name = "HEX", conflicts_with_all = ["dangerous_tofu", "tenant"])]
+    #[arg(long, value_name = "HEX", conflicts_with = "dangerous_tofu")]
     node_key: Option<String>,
     /// Collateral for quotes of trust domains: JSON as PCCS clients write it; may be given again
-    #[arg(long, value_name = "FILE", conflicts_with = "tenant")]
+    #[arg(long, value_name = "FILE")]
     collateral: Vec<PathBuf>,
     /// Accepts whatever key signed, but one that --state remembers stays pinned
     #[arg(long)]
@@ -145,6 +147,7 @@ impl Verify {
                 bundle,
                 policy,
                 key,
+                td,
                 nonce: expected,
                 verifiers: &self.verifiers,
                 state: self.state.as_deref(),

@@ -8,9 +8,11 @@
 mod checker;
 mod lines;
 
+use crate::input;
 use crate::output::{Colour, Failure, Output, Status, escape};
 use bytes::Bytes;
 use cgpath_appraisal::text::{foreign, library_message, utc};
+use cgpath_appraisal::{PinnedKey, TdContext};
 use cgpath_evidence::PodUid;
 use cgpath_net::{Endpoint, NetError, Tls};
 use cgpath_service::nonce;
@@ -68,11 +70,22 @@ pub struct Watch {
     #[arg(long, value_name = "UID", value_parser = crate::prove::uid)]
     pod: Option<PodUid>,
     /// The pod's policy
-    #[arg(long, value_name = "FILE", requires_all = ["pod", "ak", "verifiers"])]
+    #[arg(long, value_name = "FILE", requires_all = ["pod", "node_keys", "verifiers"])]
     policy: Option<PathBuf>,
     /// The node's attestation key: a TPMT_PUBLIC, TPM2B_PUBLIC or PEM file, or the key's fingerprint
-    #[arg(long, value_name = "FILE|FINGERPRINT", requires = "policy")]
+    #[arg(
+        long,
+        value_name = "FILE|FINGERPRINT",
+        requires = "policy",
+        group = "node_keys"
+    )]
     ak: Option<String>,
+    /// In its place the key of a node without a TPM, in a trust domain: SHA-256 of its SEC1 compressed point
+    #[arg(long, value_name = "HEX", requires = "policy", group = "node_keys")]
+    node_key: Option<String>,
+    /// Collateral for quotes of trust domains: JSON as PCCS clients write it; may be given again
+    #[arg(long, value_name = "FILE", requires = "node_key")]
+    collateral: Vec<PathBuf>,
     /// A full verifier whose signed result is believed: its public key in PEM; may be given again
     #[arg(long = "verifier", value_name = "FILE", requires = "policy")]
     verifiers: Vec<PathBuf>,
@@ -148,6 +161,18 @@ impl Own {
 }
 
 impl Watch {
+    /// The node's key that is pinned.
+    fn keys(&self) -> Result<(PinnedKey, TdContext), Failure> {
+        if let Some(ak) = &self.ak {
+            return Ok((input::attestation_key(ak)?, TdContext::default()));
+        }
+        let td = TdContext {
+            node_key: self.node_key.as_deref().map(input::node_key).transpose()?,
+            collateral: input::collateral(&self.collateral)?,
+        };
+        Ok((PinnedKey::NoTpm, td))
+    }
+
     /// Runs the subcommand.
     ///
     /// # Errors
@@ -155,8 +180,11 @@ impl Watch {
     pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
         let service = Endpoint::https(&self.url, Tls::http1(&self.ca))
             .map_err(|e| Failure::new("service", escape(e.to_string().as_bytes())))?;
-        let checker = match (&self.policy, &self.ak, self.pod) {
-            (Some(policy), Some(ak), Some(pod)) => Some(Checker::new(policy, ak, pod, &self.verifiers)?),
+        let checker = match (&self.policy, self.pod) {
+            (Some(policy), Some(pod)) => {
+                let (key, td) = self.keys()?;
+                Some(Checker::new(policy, key, td, pod, &self.verifiers)?)
+            }
             _ => None,
         };
         let mut watcher = Watcher {

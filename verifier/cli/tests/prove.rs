@@ -1,5 +1,7 @@
 //! `cgpath prove` and `cgpath verify --tenant` as a person or a script runs them.
 
+use cgpath_evidence::td::{node_key_hash, public_node_key};
+use cgpath_testkit::td::{Platform, TrustDomain};
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use p256::{
     SecretKey,
@@ -288,4 +290,53 @@ fn the_pages_for_tenants_show_what_is_really_said() {
             "docs/tenants.md: cgpath {command}\n{said}\nhint: UPDATE_DOCS=1"
         );
     }
+}
+
+#[test]
+fn a_tenant_of_a_node_without_a_tpm_verifies_by_the_nodes_key_and_collateral() {
+    let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+    let mut folder = Folder::with(Node::boot(KeyKind::EcdsaP256).in_domain(domain, false));
+    let td = folder.node.td.as_ref().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let issued = now.unwrap().as_secs() - 3600;
+    folder.write("collateral.json", &td.platform.collateral_json(issued, |_, _| ()));
+    let key = hex::encode(node_key_hash(&public_node_key(&td.key)));
+    let uid = pod(1);
+    let own = format!(
+        "version: 1\n\
+         pod: {uid}\n\
+         name: shop/web\n\
+         templates: [ima-ng]\n\
+         anchor: rtmr-3\n\
+         references: [{uid}.json]\n\
+         tdx:\n{}",
+        td.policy.split("  boot:\n").next().unwrap()
+    );
+    folder.write("web.yaml", own.as_bytes());
+    let evidence = folder.node.attest(NONCE);
+    folder.write("evidence.cbor", &evidence.to_cbor());
+    let means = format!("--no-tpm --node-key {key} --collateral collateral.json --nonce NONCE");
+    let appraise = format!(
+        "verify evidence.cbor --policy policy.yaml {means} --ear verdict.pem --ear-pod UID -o web.jwt"
+    );
+    folder.exits(0, &appraise);
+    folder.exits(
+        0,
+        "prove --pod UID --evidence evidence.cbor --ear web.jwt -o web.tenant",
+    );
+    let verify = format!("verify --tenant web.tenant --policy web.yaml --verifier verdict.pub.pem {means}");
+    let said = folder.exits(0, &format!("{verify} --state web.state"));
+    for part in [
+        "trusted",
+        "RTMR 3 binds the list",
+        "DANGEROUS: tdx.dangerous-root",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = folder.exits(1, &verify.replace(&key, &"0".repeat(64)));
+    assert!(said.contains("names another key"), "{said}");
+    let said = folder.exits(1, &verify.replace("--collateral collateral.json ", ""));
+    assert!(said.contains("no collateral"), "{said}");
+    // The one key does not stand for the other.
+    folder.exits(2, &verify.replace("--no-tpm", "--ak ak.pub --no-tpm"));
 }

@@ -142,7 +142,7 @@ fn read<'a>(first: u64, batch: &'a [Entry], banks: &[Bank], lines: &mut [Line<'a
     let mut readable: Vec<(usize, ListEntry<&'a [u8]>)> = Vec::with_capacity(batch.len());
     for ((at, entry), line) in batch.iter().enumerate().zip(lines.iter_mut()) {
         match entry {
-            Entry::Opaque { pcr, digests } => {
+            Entry::Opaque { pcr, digests, .. } => {
                 *line = Line::redacted(*pcr, digests);
                 extensions.redacted(at, *pcr, digests);
             }

@@ -59,13 +59,13 @@ pub(crate) fn step(
     let mut chain = before.unwrap_or_default();
     let mut found = (stated == first).then(|| chain.value());
     for (at, entry) in round.list.iter().take(new).enumerate() {
-        let Entry::Full(bytes) = entry else {
+        if !chain.push_entry(entry) {
             findings.push(
-                fail("a redacted entry: the list's running value is over whole entries").at_index(first + at),
+                fail("a redacted entry without its hash, which the list's running value is over")
+                    .at_index(first + at),
             );
             return None;
-        };
-        chain.push(bytes);
+        }
         if first + at + 1 == stated {
             found = Some(chain.value());
         }
@@ -83,12 +83,13 @@ pub(crate) fn step(
     Some(chain)
 }
 
-/// The running value of the first `len` entries, where none of them is redacted.
+/// The running value of the first `len` entries, where each is whole or has its hash.
 fn value(list: &[Entry], len: usize) -> Option<Register> {
     let mut chain = ListChain::default();
     for entry in list.get(..len)? {
-        let Entry::Full(bytes) = entry else { return None };
-        chain.push(bytes);
+        if !chain.push_entry(entry) {
+            return None;
+        }
     }
     Some(chain.value())
 }

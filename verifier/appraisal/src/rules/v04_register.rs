@@ -12,7 +12,7 @@ use crate::rules::v01_td::TdQuoted;
 use cgpath_evidence::boot::EventType;
 use cgpath_evidence::td::log::{self, Extension};
 use cgpath_evidence::td::{Origin, Register, checkpoint_digest, digest, extend, node_key_hash};
-use cgpath_evidence::{Bank, Checkpoint, SealedCheckpoint};
+use cgpath_evidence::{Bank, Checkpoint, Quotes, SealedCheckpoint};
 use cgpath_policy::{RtmrWriter, TdxPolicy};
 
 /// The tag of CoCo's attestation agent. Source: guest-components, attestation-agent/src/eventlog/tcg2.rs.
@@ -50,6 +50,15 @@ pub(crate) struct Anchored<'a> {
     pub quoted: Option<&'a TdQuoted>,
 }
 
+/// What is new of a register's log.
+struct Log<'a> {
+    bytes: Option<&'a [u8]>,
+    /// So many checkpoints there are with it.
+    total: u64,
+    /// What a checkpoint must have extended the register with, where its file is at hand.
+    digest: &'a dyn Fn(u64) -> Option<Register>,
+}
+
 impl RegisterChain {
     /// Where the chain begins, as checkpoint 0 states.
     pub(crate) fn origin(&self) -> Option<&Origin> {
@@ -71,8 +80,52 @@ impl RegisterChain {
                 self.binding(&sealed.checkpoint, is_first, asked, findings);
             }
         }
-        self.speaks_for(round, findings);
-        let Some(td) = round.td else {
+        speaks_for(round.quote, files.last(), findings);
+        let first = self.checkpoints;
+        let log = Log {
+            bytes: round.td.map(|td| &td.register_log[..]),
+            total: first.saturating_add(files.len() as u64),
+            digest: &|number| {
+                let place = usize::try_from(number.checked_sub(first)?).ok()?;
+                Some(checkpoint_digest(files.get(place)?))
+            },
+        };
+        self.follow(&log, asked, findings);
+    }
+
+    /// Follows the register where the first checkpoint and the last are at hand and no others: what is
+    /// between them are digests of the log.
+    pub(crate) fn ends(
+        &mut self,
+        (first, last): (&SealedCheckpoint, &SealedCheckpoint),
+        quotes: &Quotes,
+        register_log: Option<&[u8]>,
+        asked: &Anchored<'_>,
+        findings: &mut Findings,
+    ) {
+        let number = last.checkpoint.number;
+        self.binding(&first.checkpoint, true, asked, findings);
+        if number > 0 {
+            self.binding(&last.checkpoint, false, asked, findings);
+        } else if first.file != last.file {
+            findings.push(fail("there are two files of checkpoint 0"));
+        }
+        speaks_for(quotes, Some(&last.file), findings);
+        let log = Log {
+            bytes: register_log,
+            total: number.saturating_add(1),
+            digest: &|at| {
+                let ends = [(0, first), (number, last)].into_iter();
+                let end = ends.filter(|(number, _)| *number == at);
+                end.map(|(_, sealed)| checkpoint_digest(&sealed.file)).next()
+            },
+        };
+        self.follow(&log, asked, findings);
+    }
+
+    /// Follows what is new of the register's log.
+    fn follow(&mut self, new: &Log<'_>, asked: &Anchored<'_>, findings: &mut Findings) {
+        let Some(register_log) = new.bytes else {
             findings.push(fail("there is no log of the register"));
             return;
         };
@@ -83,11 +136,10 @@ impl RegisterChain {
             ));
             return;
         };
-        let events = match log::read(&td.register_log) {
+        let events = match log::read(register_log) {
             Ok(events) => events,
             Err(why) => return findings.push(fail(format!("the register's log cannot be read: {why}"))),
         };
-        let first = self.checkpoints;
         for event in events {
             let event = match event {
                 Ok(event) => event,
@@ -114,45 +166,41 @@ impl RegisterChain {
                 }
                 continue;
             };
-            let place = number
-                .checked_sub(first)
-                .and_then(|place| usize::try_from(place).ok());
-            let file = place.and_then(|place| files.get(place));
-            match file {
-                Some(file) if number == self.checkpoints => {
-                    if checkpoint_digest(file) != event.digest {
-                        findings.push(
-                            fail(format!(
-                                "the register was extended with another file than checkpoint {number}"
-                            ))
-                            .found(hex::encode(event.digest))
-                            .expected(hex::encode(checkpoint_digest(file))),
-                        );
-                    }
-                    self.checkpoints += 1;
-                    self.value = Some(value);
-                }
-                _ => findings.push(
+            if number != self.checkpoints || number >= new.total {
+                findings.push(
                     fail("the register's log has a checkpoint that is not the next one")
                         .found(format!("checkpoint {number}"))
                         .expected(format!("checkpoint {}", self.checkpoints)),
-                ),
+                );
+                continue;
             }
+            if let Some(digest) = (new.digest)(number)
+                && digest != event.digest
+            {
+                findings.push(
+                    fail(format!(
+                        "the register was extended with another file than checkpoint {number}"
+                    ))
+                    .found(hex::encode(event.digest))
+                    .expected(hex::encode(digest)),
+                );
+            }
+            self.checkpoints += 1;
+            self.value = Some(value);
         }
         if let Some(more) = strangers.checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
             findings.push(fail(format!(
                 "{more} more extension(s) of the register by others"
             )));
         }
-        let total = first.saturating_add(files.len() as u64);
-        if self.checkpoints != total {
+        if self.checkpoints != new.total {
             findings.push(
                 fail(format!(
                     "the register's log does not have checkpoint {}: it never extended the register",
                     self.checkpoints
                 ))
                 .found(format!("{} checkpoint(s)", self.checkpoints))
-                .expected(format!("{total} checkpoint(s)")),
+                .expected(format!("{} checkpoint(s)", new.total)),
             );
         }
         self.is_quoted(&value, asked, findings);
@@ -228,21 +276,6 @@ impl RegisterChain {
         self.origin = Some(origin.clone());
     }
 
-    /// The quote's report data speak for the last checkpoint.
-    fn speaks_for(&self, round: &Round<'_>, findings: &mut Findings) {
-        let (Some(td), Some(last)) = (&round.quote.td, round.checkpoints.last()) else {
-            return;
-        };
-        let expected = checkpoint_digest(last);
-        if td.checkpoint != expected {
-            findings.push(
-                fail("the trust domain's quote speaks for another checkpoint than the last one")
-                    .found(hex::encode(td.checkpoint))
-                    .expected(hex::encode(expected)),
-            );
-        }
-    }
-
     fn is_quoted(&self, value: &Register, asked: &Anchored<'_>, findings: &mut Findings) {
         let quoted = asked
             .quoted
@@ -259,6 +292,21 @@ impl RegisterChain {
                 .expected(hex::encode(quoted)),
             );
         }
+    }
+}
+
+/// The quote's report data speak for the last checkpoint.
+fn speaks_for(quotes: &Quotes, last: Option<&Vec<u8>>, findings: &mut Findings) {
+    let (Some(td), Some(last)) = (&quotes.td, last) else {
+        return;
+    };
+    let expected = checkpoint_digest(last);
+    if td.checkpoint != expected {
+        findings.push(
+            fail("the trust domain's quote speaks for another checkpoint than the last one")
+                .found(hex::encode(td.checkpoint))
+                .expected(hex::encode(expected)),
+        );
     }
 }
 

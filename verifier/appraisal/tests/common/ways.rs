@@ -167,6 +167,7 @@ pub fn tenant(
     };
     let own = TenantContext {
         key: context.key.clone(),
+        td: context.td.clone(),
         nonce: context.nonce.clone(),
         now: context.now,
         verifiers: vec![*verdict_key().verifying_key()],

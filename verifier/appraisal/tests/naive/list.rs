@@ -23,7 +23,7 @@ pub struct Line {
 impl Line {
     pub fn read(entry: &Entry) -> Line {
         match entry {
-            Entry::Opaque { pcr, digests } => Line {
+            Entry::Opaque { pcr, digests, .. } => Line {
                 whole: digests.iter().all(Digest::is_zero) || !digests.iter().any(Digest::is_zero),
                 pcr: Some(*pcr),
                 violation: digests.iter().any(Digest::is_zero),

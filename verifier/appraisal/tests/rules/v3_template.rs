@@ -29,6 +29,7 @@ fn a_redacted_entry_is_not_enough_to_appraise_a_node_by() {
     evidence.list[6] = Entry::Opaque {
         pcr: 10,
         digests: vec![node.list[6].digest(Bank::Sha1), node.list[6].digest(Bank::Sha256)],
+        hash: None,
     };
     let verdict = appraised(&node, &evidence);
     assert_eq!(verdict.node.covered, verdict.node.entries, "it replays");

@@ -167,3 +167,129 @@ fn what_the_register_held_before_checkpoint_0_is_appraised_as_the_boots() {
     let verdict = appraised(&node.clone(), &node.attest(NONCE));
     disbelieved(&verdict, Rule::Boot, "does not replay to the quoted RTMR 2");
 }
+
+/// An image of the command's tests. Its `.osrel` is called otherwise, so that no initrd is made of it.
+fn uki(name: &str) -> Vec<u8> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/tests/cases/uki-command-line");
+    let mut image = std::fs::read(folder.join(name)).unwrap();
+    let at = image.windows(8).position(|part| part == b".osrel\0\0").unwrap();
+    image[at..at + 8].copy_from_slice(b".uname\0\0");
+    image
+}
+
+fn u32_at(image: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(image[at..at + 4].try_into().unwrap()) as usize
+}
+
+/// What is hashed of an image whose sections follow one another to its end: all but the checksum and the
+/// certificate table's entry.
+fn hashed(image: &[u8]) -> Vec<u8> {
+    let optional = u32_at(image, 0x3c) + 24;
+    let (checksum, entry) = (optional + 64, optional + 112 + 4 * 8);
+    [
+        &image[..checksum],
+        &image[checksum + 4..entry],
+        &image[entry + 8..],
+    ]
+    .concat()
+}
+
+fn section<'a>(image: &'a [u8], name: &str) -> &'a [u8] {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(8, 0);
+    let header = image.windows(8).position(|part| part == padded).unwrap();
+    let (len, at) = (u32_at(image, header + 8), u32_at(image, header + 20));
+    &image[at..at + len]
+}
+
+/// What firmware, stub and kernel measure of an image, in place of what a boot loader's image leaves.
+fn boots(log: &mut FirmwareLog, image: &[u8]) {
+    log.events.truncate(3);
+    let application = |image: &[u8]| (1, EventType::APPLICATION, hashed(image), vec![0; 40]);
+    log.events.push(application(image));
+    for name in [".linux", ".cmdline", ".uname"] {
+        let wide: Vec<u8> = name
+            .encode_utf16()
+            .chain([0])
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let with_nul = [name.as_bytes(), &[0]].concat();
+        for measured in [with_nul, section(image, name).to_vec()] {
+            log.events.push((2, EventType::IPL, measured, wide.clone()));
+        }
+    }
+    log.events.push(application(section(image, ".linux")));
+    log.add_command_line("root=LABEL=r ro quiet");
+    log.events.last_mut().unwrap().0 = 2;
+}
+
+#[test]
+fn an_image_by_its_computed_events_is_accepted_and_another_one_is_not() {
+    let image = uki("plain.efi");
+    let yaml = cgpath_refvals::uki::from_uki_of_domain("a.efi", &image).unwrap();
+    // RTMR 0 is learned.
+    let (_, lines) = yaml.split_once("  boot:\n").unwrap();
+    let verdict = |change: &dyn Fn(&mut FirmwareLog)| {
+        let mut node = booted_by_events(lines, |log| {
+            boots(log, &image);
+            change(log);
+        });
+        appraised(&node.clone(), &node.attest(NONCE))
+    };
+    let trusted = |change: &dyn Fn(&mut FirmwareLog)| {
+        let verdict = verdict(change);
+        assert!(verdict.trusted, "{verdict}");
+        assert_eq!(verdict.node.boot, BootAppraisal::Trusted);
+    };
+    trusted(&|_| ());
+    // A stub that measures no sections there, and one that loads the kernel by itself.
+    trusted(&|log| log.events.retain(|event| event.1 != EventType::IPL));
+    trusted(&|log| drop(log.events.remove(log.events.len() - 2)));
+    // Another image, with the same sections but for one; its sections alone; its kernel alone.
+    let other = uki("nl.efi");
+    let unknown = "was measured, which the policy does not accept";
+    let another = verdict(&|log| boots(log, &other));
+    let finding = disbelieved(&another, Rule::Boot, unknown);
+    assert_eq!(finding.found, Some(sha384(&hashed(&other)).to_string()));
+    let refused = |what: &str, words: &str, change: &dyn Fn(&mut FirmwareLog)| {
+        let verdict = verdict(change);
+        assert!(!verdict.trusted, "{what}: {verdict}");
+        disbelieved(&verdict, Rule::Boot, words);
+    };
+    refused("a section of another", unknown, &|log| {
+        let of_line = log
+            .events
+            .iter()
+            .position(|event| event.2 == section(&image, ".cmdline"));
+        log.events[of_line.unwrap()].2 = section(&other, ".cmdline").to_vec();
+    });
+    refused("a section that it has not", unknown, &|log| {
+        log.events
+            .push((2, EventType::IPL, b".initrd\0".to_vec(), vec![0; 2]));
+    });
+    refused("another kernel", unknown, &|log| {
+        let at = log.events.len() - 2;
+        log.events[at].2 = b"kernel 2".to_vec();
+    });
+    refused("another command line", "kernel command line", &|log| {
+        line(log, OTHER)
+    });
+    refused(
+        "no image",
+        "nothing of type EV_EFI_BOOT_SERVICES_APPLICATION",
+        &|log| {
+            drop(log.events.remove(3));
+        },
+    );
+    // What the image does not tell of RTMR 1 is to be learned.
+    refused(
+        "a partition table",
+        "name its digest in `tdx.boot.events`",
+        &|log| {
+            log.events.insert(
+                3,
+                (1, EventType(0x8000_0006), b"table".to_vec(), b"table".to_vec()),
+            );
+        },
+    );
+}

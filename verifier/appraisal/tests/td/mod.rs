@@ -9,6 +9,7 @@ mod keys;
 mod published;
 mod quote;
 mod register;
+mod tenant;
 
 use crate::ways::Ways;
 use cgpath_appraisal::{

@@ -8,7 +8,7 @@ use crate::output::{Failure, Output, Status, escape};
 use cgpath_evidence::Bank;
 use cgpath_refvals::domain::from_domain;
 use cgpath_refvals::learned_boot::from_boot;
-use cgpath_refvals::uki::{MAX_IMAGE_LEN, from_uki};
+use cgpath_refvals::uki::{MAX_IMAGE_LEN, from_uki, from_uki_of_domain};
 use cgpath_service::files::read_bounded;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,9 @@ pub struct FromUki {
     /// Accepted PCR banks; may be given several times
     #[arg(long = "bank", value_name = "BANK", default_value = "sha256", value_parser = super::algorithm)]
     banks: Vec<Bank>,
+    /// The values of a trust domain without a TPM: `boot` of the policy's `tdx`
+    #[arg(long, conflicts_with = "banks")]
+    tdx: bool,
     /// Where to write it; standard output by default
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -88,8 +91,12 @@ impl FromUki {
             let name = self.image.file_name().unwrap_or(self.image.as_os_str());
             name.to_string_lossy().into_owned()
         });
-        let yaml = from_uki(&name, &bytes, &self.banks)
-            .map_err(|e| Failure::new("image", format!("{}: {e}", self.image.display())))?;
+        let yaml = if self.tdx {
+            from_uki_of_domain(&name, &bytes)
+        } else {
+            from_uki(&name, &bytes, &self.banks)
+        };
+        let yaml = yaml.map_err(|e| Failure::new("image", format!("{}: {e}", self.image.display())))?;
         write(self.output.as_deref(), &yaml, &[], out)
     }
 }

@@ -5,7 +5,7 @@ use crate::output::{Failure, escape};
 use crate::tenant::{self, public_key};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_appraisal::tenant::{TenantContext, TenantState, TenantVerdict};
-use cgpath_appraisal::{ExpectedNonce, PinnedKey};
+use cgpath_appraisal::{ExpectedNonce, PinnedKey, TdContext};
 use cgpath_evidence::{PodUid, TenantBundle, challenge::Opening};
 use p256::ecdsa::VerifyingKey;
 use serde::Serialize;
@@ -87,17 +87,24 @@ pub struct Checker {
     pod: PodUid,
     policy: cgpath_policy::Policy,
     key: PinnedKey,
+    td: TdContext,
     verifiers: Vec<VerifyingKey>,
     state: Option<TenantState>,
     followed: u64,
 }
 
 impl Checker {
-    /// Reads policy and keys.
+    /// Reads policy and verifiers' keys.
     ///
     /// # Errors
     /// Those that cannot be used.
-    pub fn new(path: &Path, ak: &str, pod: PodUid, verifiers: &[PathBuf]) -> Result<Checker, Failure> {
+    pub fn new(
+        path: &Path,
+        key: PinnedKey,
+        td: TdContext,
+        pod: PodUid,
+        verifiers: &[PathBuf],
+    ) -> Result<Checker, Failure> {
         let (of, policy) = tenant::load(path)?;
         if of != pod {
             return Err(Failure::new(
@@ -108,7 +115,8 @@ impl Checker {
         Ok(Checker {
             pod,
             policy,
-            key: input::attestation_key(ak)?,
+            key,
+            td,
             verifiers: verifiers
                 .iter()
                 .map(|path| public_key(path))
@@ -158,6 +166,7 @@ impl Checker {
         let nonce = opened.map_or(nonce, <[u8]>::to_vec);
         let context = TenantContext {
             key: self.key.clone(),
+            td: self.td.clone(),
             nonce: ExpectedNonce::Value(nonce),
             now: input::now()?,
             verifiers: self.verifiers.clone(),

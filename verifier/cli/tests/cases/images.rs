@@ -103,6 +103,22 @@ fn a_unified_images_command_line_is_what_its_stub_makes_of_the_section() {
         if ran.code == Some(0) && !ran.out.contains("- \"root=LABEL=r ro quiet\"\n") {
             wrong.push(format!("{name}: {}", ran.out));
         }
+        // Of a trust domain it is the same line, in the registers that it has.
+        let line = ["policy", "from-uki", "--tdx", image.to_str().unwrap()];
+        let ran = folder.cgpath(&line);
+        let is_there = |part: &str| ran.out.contains(part);
+        if !(ran.code == Some(0)
+            && is_there("tdx:\n  boot:\n")
+            && is_there("- \"root=LABEL=r ro quiet\"\n")
+            && is_there("{rtmr: 1, type: EV_EFI_BOOT_SERVICES_APPLICATION,")
+            && is_there("{rtmr: 2, type: EV_IPL,"))
+        {
+            wrong.push(format!("{name}: {}{}", ran.out, ran.err));
+        }
+        let both = [&line[..], &["--bank", "sha256"]].concat();
+        if folder.cgpath(&both).code != Some(2) {
+            wrong.push(format!("{name}: a TPM's bank of a trust domain was taken"));
+        }
     }
     conclude("uki-command-line", &wrong);
 }

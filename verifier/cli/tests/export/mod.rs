@@ -314,6 +314,7 @@ fn what_has_no_form_in_a_format_is_an_error_that_names_the_entry() {
     redacted.list[2] = cgpath_evidence::Entry::Opaque {
         pcr: 10,
         digests: vec![folder.node.list[2].digest(Bank::Sha256)],
+        hash: None,
     };
     folder.write("redacted.cbor", &redacted.to_cbor());
     refused("redacted.cbor --format cel-cbor", "entry 2 is redacted");
@@ -431,6 +432,47 @@ fn td_digests(evidence: &Evidence) -> Vec<[u8; 48]> {
     let log = &evidence.td.as_ref().unwrap().register_log;
     let extensions = cgpath_evidence::td::log::read(log).unwrap();
     extensions.map(|extension| extension.unwrap().digest).collect()
+}
+
+#[test]
+fn decoders_of_others_replay_the_registers_event_log_to_the_quoted_register() {
+    let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+    let mut node = Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+    node.attest(b"a nonce before this one");
+    node.td.as_mut().unwrap().agent("what another writer says");
+    let evidence = node.attest(NONCE);
+    let folder = Folder::new(NONCE, |_| ());
+    let replayed = |evidence: &Evidence| {
+        folder.write("td.cbor", &evidence.to_cbor());
+        folder.export("td.cbor --format td-cel-cbor -o td.cel");
+        folder.export("td.cbor --format td-cel-json -o td.cel.json");
+        let files = [&folder.path("td.cel"), &folder.path("td.cel.json")];
+        let found = run_python("td_cel.py", &files.map(PathBuf::as_path));
+        let registers: BTreeMap<String, String> = serde_json::from_str(&found).unwrap();
+        registers
+    };
+    let quote = &evidence.quote.td.as_ref().unwrap().outblob;
+    let quoted = Read::of(&QuoteBody::parse(quote).unwrap().body);
+    // RTMR 3 is register 4 of a log.
+    let expected = BTreeMap::from([("4".to_owned(), quoted.rtmrs[3].clone())]);
+    assert_eq!(replayed(&evidence), expected);
+    // Another digest, and a log that lacks its last extension.
+    let mut other = evidence.clone();
+    other.td.as_mut().unwrap().register_log[20] ^= 1;
+    assert_ne!(replayed(&other), expected);
+    let mut shorter = evidence;
+    let number = shorter.checkpoints.len() as u64 - 2;
+    let log = &mut shorter.td.as_mut().unwrap().register_log;
+    let end = cgpath_evidence::td::log::end_of(log, number).unwrap().unwrap();
+    log.truncate(end);
+    assert_ne!(replayed(&shorter), expected);
+    // A TPM's evidence has no such log.
+    let ran = folder.cgpath("export evidence.cbor --format td-cel-cbor -o out");
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(
+        ran.status.code() == Some(2) && said.contains("no trust domain's register"),
+        "{said}"
+    );
 }
 
 #[test]
