@@ -8,9 +8,11 @@
 use bytes::Bytes;
 use cgpath_ebpf_common::{
     FileHead, HASH_NOT_TRIED, Header, LARGE_PATH, LAYOUT_VERSION, MAX_ANCESTORS, MAX_DIGESTS, MAX_NAME,
-    RawDigest, SMALL_PATH, Task, TaskKey, action, flag, kind,
+    RawDigest, SHA256, SMALL_PATH, Task, TaskKey, action, flag, kind, load,
 };
-use cgpath_evidence::{Bank, Digest, EventKind, FileHash, GuardAction, Identity, LayerFile, PodLoss};
+use cgpath_evidence::{
+    Bank, Digest, EventKind, FileHash, GuardAction, Identity, LayerFile, Load, Loaded, PodLoss,
+};
 
 /// Bytes of [`Header`].
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -68,6 +70,8 @@ pub enum Body {
     Guard(GuardEvent),
     /// Records of a pod were not sent.
     PodLoss(PodLossEvent),
+    /// The kernel was handed a module or a kernel as bytes.
+    Load(LoadEvent),
     /// A cgroup directory appeared, was renamed or went away.
     Cgroup(CgroupEvent),
 }
@@ -175,6 +179,18 @@ pub struct PodLossEvent {
     pub pod_id: u64,
     /// All that were not sent so far.
     pub loss: PodLoss,
+}
+
+/// The kernel was handed a module or a kernel as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadEvent {
+    /// What it was.
+    pub load: Load,
+    /// Who.
+    pub task: TaskInfo,
+    /// Hash of the bytes: measured; or unhashed, with a negative error number or 0 where the kernel shows
+    /// nothing.
+    pub hash: FileHash,
 }
 
 /// What the kernel answered when it was asked for a file's hash.
@@ -285,6 +301,7 @@ pub fn decode(raw: &Bytes) -> Result<Event> {
         kind::LAYER_WRITE => Body::File(file(&mut at, raw, EventKind::LayerWrite)?),
         kind::GUARD => Body::Guard(guard(&mut at, raw)?),
         kind::POD_LOSS => Body::PodLoss(pod_loss(&mut at)?),
+        kind::LOAD => Body::Load(loaded(&mut at)?),
         kind::CGROUP_NEW => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::New)?),
         kind::CGROUP_RENAMED => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Renamed)?),
         kind::CGROUP_GONE => Body::Cgroup(cgroup(&mut at, raw, CgroupChange::Gone)?),
@@ -638,6 +655,39 @@ fn pod_loss(at: &mut Cursor<'_>) -> Result<PodLossEvent> {
             first_ns: at.u64("pod_loss.first_ns")?,
             last_ns: at.u64("pod_loss.last_ns")?,
         },
+    })
+}
+
+fn loaded(at: &mut Cursor<'_>) -> Result<LoadEvent> {
+    let (task, _) = task(at)?;
+    let offset = at.pos;
+    let what = match at.u32("load.what")? {
+        load::MODULE => Loaded::Module,
+        load::KEXEC => Loaded::Kexec,
+        other => return Err(malformed("load.what", offset, u64::from(other), "no such thing")),
+    };
+    let offset = at.pos;
+    let hash_alg = at.i32("load.hash_alg")?;
+    let size = at.u64("load.size")?;
+    let bytes = at.take(32, "load.hash")?;
+    let hash = match Digest::new(Bank::Sha256, bytes) {
+        Some(digest) if hash_alg == SHA256 => FileHash::Measured(digest),
+        _ if hash_alg == HASH_NOT_TRIED => FileHash::Unhashed(0),
+        _ if hash_alg < 0 => FileHash::Unhashed(hash_alg),
+        _ => {
+            let value = u64::from(hash_alg.unsigned_abs());
+            return Err(malformed(
+                "load.hash_alg",
+                offset,
+                value,
+                "the programs compute no such hash",
+            ));
+        }
+    };
+    Ok(LoadEvent {
+        load: Load { what, size },
+        task,
+        hash,
     })
 }
 

@@ -104,6 +104,7 @@ fn record(n: u8) -> Vec<u8> {
         identity: None,
         name: None,
         writable: false,
+        load: None,
     }
     .to_cbor()
 }

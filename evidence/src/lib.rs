@@ -70,6 +70,7 @@ pub use name::{ContainerName, Named, PodName};
 pub use partition::{PartitionKey, PodUid};
 pub use pending::InFlight;
 pub use record::{
-    Ancestor, EventKind, FileHash, Guard, GuardAction, Identity, LayerFile, PodLoss, Provenance, Record,
+    Ancestor, EventKind, FileHash, Guard, GuardAction, Identity, LayerFile, Load, Loaded, PodLoss,
+    Provenance, Record,
 };
 pub use td::{TdEvidence, TdQuote};

@@ -146,6 +146,7 @@ impl Named {
             pod_loss: None,
             identity: None,
             writable: false,
+            load: None,
             name: Some(Box::new(self)),
         }
     }

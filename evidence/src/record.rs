@@ -58,6 +58,10 @@ pub enum EventKind {
     /// The container runtime named the pod or a container of it, for the first time; see [`Named`].
     #[n(10)]
     Name,
+    /// The kernel was handed a module or a kernel as bytes, not as a file, so that IMA did not see it; see
+    /// [`Load`].
+    #[n(11)]
+    Load,
 }
 
 /// What a record of the guard is about.
@@ -209,6 +213,35 @@ impl PodLoss {
     }
 }
 
+/// What the kernel was handed as bytes. Whether it took it is not known.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(rename_all = "kebab-case")]
+#[cbor(index_only)]
+pub enum Loaded {
+    /// A module (`init_module(2)`). The record's hash is of the bytes as the kernel had them in its own
+    /// memory.
+    #[n(1)]
+    Module,
+    /// A kernel to be started (`kexec_load(2)`), which shows nothing of what it takes; or what that call had
+    /// loaded before was to be given back.
+    #[n(2)]
+    Kexec,
+}
+
+/// What a record of a load says beside who did it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
+#[cbor(map)]
+pub struct Load {
+    /// What it was.
+    #[n(0)]
+    pub what: Loaded,
+    /// How many bytes; 0 where the kernel does not show that.
+    #[n(1)]
+    pub size: u64,
+}
+
 /// What file it is, beyond its device and inode number. See docs/decisions/0049.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[cbor(map)]
@@ -263,7 +296,8 @@ pub const UNLINKED_MEMORY_DEVICE: u64 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Encode, Decode)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "value")]
 pub enum FileHash {
-    /// The hash that IMA holds for the inode, taken after IMA's own measurement.
+    /// The hash that IMA holds for the inode, taken after IMA's own measurement; or that of bytes that no
+    /// process can change any more.
     #[n(1)]
     Measured(#[n(0)] Digest),
     /// Taken before IMA's own turn: can be stale for a file changed through overlayfs' upper directory.
@@ -353,7 +387,8 @@ pub struct Record {
     /// Template digests by bank as the kernel had them; empty for events other than entries.
     #[n(5)]
     pub digests: Vec<Digest>,
-    /// The file's content hash; absent for entries, whose own template data carries it, and writes.
+    /// The file's content hash, or that of a module; absent for entries, whose own template data carries it,
+    /// and writes.
     #[n(6)]
     pub hash: Option<FileHash>,
     /// File name or path as the kernel had it, raw bytes.
@@ -420,6 +455,10 @@ pub struct Record {
     #[cbor(skip_if = "core::ops::Not::not")]
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub writable: bool,
+    /// What the kernel was handed; records of a load alone have it.
+    #[n(25)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Box<Load>>,
 }
 
 /// Upper bound of one record's encoding, in bytes: 33 paths of 4096 bytes and the rest.
@@ -560,6 +599,7 @@ pub(crate) fn sample(seq: u64, cgroup: &str, path: &str) -> Record {
         identity: None,
         name: None,
         writable: false,
+        load: None,
     }
 }
 
@@ -612,7 +652,7 @@ mod tests {
         // know it.
         let at = bytes.windows(3).position(|w| w == [2, 8, 3]).unwrap();
         let mut other = bytes;
-        other[at + 1] = 11;
+        other[at + 1] = 12;
         assert!(matches!(
             Record::from_cbor(&other),
             Err(crate::Error::Malformed { .. })
@@ -718,9 +758,9 @@ mod tests {
         more[0] += 1;
         more.extend([0x18, 24, 0xf5]);
         assert_eq!(bytes, more);
-        // False is said by silence, and a reader without key 24 refuses it, as this one refuses key 25.
+        // False is said by silence, and a reader without key 24 refuses it, as this one refuses key 26.
         let at = bytes.len() - 1;
-        for (place, byte) in [(at, 0xf4), (at - 1, 25)] {
+        for (place, byte) in [(at, 0xf4), (at - 1, 26)] {
             let mut other = bytes.clone();
             other[place] = byte;
             let refused = Record::from_cbor(&other);
@@ -730,6 +770,26 @@ mod tests {
         record.writable = false;
         assert_eq!(Record::from_cbor(&without).unwrap(), record);
         assert!(!serde_json::to_string(&record).unwrap().contains("writable"));
+    }
+
+    #[test]
+    fn a_load_says_what_it_was_and_every_other_record_is_the_bytes_that_it_was() {
+        let mut record = sample(3, "/system.slice/x", "");
+        let without = record.to_cbor();
+        record.kind = EventKind::Load;
+        record.path = Vec::new();
+        for what in [Loaded::Module, Loaded::Kexec] {
+            record.load = Some(Box::new(Load { what, size: 1 << 33 }));
+            let bytes = record.to_cbor();
+            assert_eq!(Record::from_cbor(&bytes).unwrap(), record);
+            assert!(!record.is_execution());
+            let json = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        }
+        // Older evidence reads as before.
+        record = sample(3, "/system.slice/x", "");
+        assert_eq!(Record::from_cbor(&without).unwrap(), record);
+        assert!(!serde_json::to_string(&record).unwrap().contains("load"));
     }
 
     #[test]

@@ -84,6 +84,7 @@ fn record() -> Record {
         identity: None,
         name: None,
         writable: false,
+        load: None,
         ..first("record_cbor", Record::from_cbor)
     }
 }

@@ -395,6 +395,16 @@ impl Policy {
         }
     }
 
+    /// Whether the host's values have this content, at whatever path; and where they do, whether only learned
+    /// ones have it. For what has no path: bytes that were handed to the kernel.
+    pub fn has_on_host(&self, digest: &Digest) -> Option<bool> {
+        let having = self.host.references.iter();
+        having
+            .filter(|indexed| indexed.contents.paths(digest).is_some())
+            .map(|indexed| indexed.reference.learned)
+            .reduce(|one, other| one && other)
+    }
+
     /// Judges a content found in the pod `uid`: by its own values, then the sandbox's, then the runtime files
     /// by hash. `None` if the policy does not know the pod.
     pub fn look_up_pod(&self, uid: &PodUid, name: Name<'_>, digest: &Digest) -> Option<ContentMatch> {

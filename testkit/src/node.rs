@@ -1,5 +1,6 @@
 //! The node: it measures, records, seals and quotes, each step open to interference.
 
+mod loads;
 mod policy;
 
 use crate::measurement::tag;
@@ -405,7 +406,7 @@ impl Node {
     fn record(&mut self, actor: &Actor, kind: EventKind, path: &[u8]) -> Record {
         self.seq += 1;
         let (dev, ino) = self.file(&actor.key(), path);
-        let is_file = !matches!(kind, EventKind::Guard | EventKind::PodLoss);
+        let is_file = !matches!(kind, EventKind::Guard | EventKind::PodLoss | EventKind::Load);
         let identity = self.identity(&actor.key(), path).filter(|_| is_file);
         let ancestry = actor.exes.iter().enumerate().map(|(i, exe)| Ancestor {
             tgid: if i + 1 == actor.exes.len() {
@@ -444,6 +445,7 @@ impl Node {
             identity: identity.map(Box::new),
             name: None,
             writable: false,
+            load: None,
         }
     }
 

@@ -12,6 +12,9 @@ use btf_rs::{Btf, BtfType, Type};
 use cgpath_ebpf_common::{Config, NO_SUBSYSTEM, overlay};
 use std::path::{Path, PathBuf};
 
+/// What the kernel may be handed as bytes; the numbers differ between kernels.
+const LOADS: &str = "kernel_load_data_id";
+
 const BTF_HINT: &str = "this release knows 6.1 to 7.3; please report the kernel's version";
 
 /// Everything the programs must know about this kernel.
@@ -78,6 +81,12 @@ const GUARD_HOOKS: [(&str, &[&str]); 8] = [
     ("sb_umount", &["mnt", "flags"]),
     ("ptrace_access_check", &["child", "mode"]),
     ("file_open", &["file"]),
+];
+
+/// Hooks where the kernel takes bytes from a process, with their parameters.
+const LOAD_HOOKS: [(&str, &[&str]); 2] = [
+    ("kernel_post_load_data", &["buf", "size", "id", "description"]),
+    ("kernel_load_data", &["id", "contents"]),
 ];
 
 /// What a member must be, in bytes.
@@ -295,7 +304,7 @@ impl Types {
         // 6.16 appended whether the kernel itself calls.
         self.prototype("bpf_lsm_bpf", &["cmd", "attr", "size"], lsm)
             .or_else(|_| self.prototype("bpf_lsm_bpf", &["cmd", "attr", "size", "kernel"], lsm))?;
-        for (hook, params) in GUARD_HOOKS {
+        for (hook, params) in GUARD_HOOKS.into_iter().chain(LOAD_HOOKS) {
             self.prototype(&format!("bpf_lsm_{hook}"), params, lsm)?;
         }
         for tracepoint in ["cgroup_mkdir", "cgroup_rename", "cgroup_rmdir"] {
@@ -387,6 +396,8 @@ impl Types {
         Ok(Config {
             cgroup_subsys,
             cgroup_hierarchy: hierarchy.id,
+            loading_module: self.enumerator(LOADS, "LOADING_MODULE")?,
+            loading_kexec: self.enumerator(LOADS, "LOADING_KEXEC_IMAGE")?,
             template_entry_pcr: self.offset("ima_template_entry", "pcr", Exactly(4))?,
             template_entry_digests: self.offset("ima_template_entry", "digests", Exactly(8))?,
             tpm_digest_size: self.struct_size("tpm_digest")?,

@@ -22,7 +22,7 @@ pub(super) enum Hook {
 
 /// All programs, in the order in which they are attached: names of cgroups first, since all else refers to
 /// them.
-pub(super) const PROGRAMS: [(&str, Hook); 23] = [
+pub(super) const PROGRAMS: [(&str, Hook); 25] = [
     ("cgroup_made", Hook::Tracepoint("cgroup_mkdir")),
     ("cgroup_renamed", Hook::Tracepoint("cgroup_rename")),
     ("cgroup_removed", Hook::Tracepoint("cgroup_rmdir")),
@@ -48,6 +48,8 @@ pub(super) const PROGRAMS: [(&str, Hook); 23] = [
     ("guard_unmount", Hook::Lsm("sb_umount")),
     ("guard_trace", Hook::Lsm("ptrace_access_check")),
     ("guard_open", Hook::Lsm("file_open")),
+    ("bytes_loaded", Hook::Lsm("kernel_post_load_data")),
+    ("kernel_loaded", Hook::Lsm("kernel_load_data")),
 ];
 
 /// The two programs that see each call of `ima_add_template_entry` and record it once.

@@ -1,7 +1,7 @@
 use super::*;
 use cgpath_ebpf_common::{
-    BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EntryHead, FileHead, GuardHead, LayerKey, Loss,
-    Mark, Meta, PodLossRecord, RawIdentity, Settings, Task, Used,
+    BUDGET_UNIT, Budget, CgroupRecord, Config, Counters, EFAULT, EFBIG, EntryHead, FileHead, GuardHead,
+    LayerKey, LoadRecord, Loss, Mark, Meta, PodLossRecord, RawIdentity, Settings, Task, Used,
 };
 use proptest::prelude::*;
 
@@ -97,6 +97,10 @@ impl Raw {
         let raw = Raw::header(kind::POD_LOSS).u64(42);
         raw.u64(3).u64(4).u64(5).u64(6).u64(700).u64(800).done()
     }
+    fn load(what: u32, hash_alg: i32, size: u64) -> Bytes {
+        let raw = Raw::header(kind::LOAD).task(2, 0).u32(what).u32(hash_alg as u32);
+        raw.u64(size).put(&[7; 32]).done()
+    }
     fn cgroup(kind: u16, name: &[u8], len: u32) -> Bytes {
         let mut padded = name.to_vec();
         padded.resize(MAX_NAME, 0);
@@ -125,6 +129,8 @@ fn samples() -> Vec<Bytes> {
         Raw::cgroup(kind::CGROUP_NEW, b"pod1", 4),
         Raw::guard(action::PIN_REMOVED, -1, b"link_executed"),
         Raw::pod_loss(),
+        Raw::load(load::MODULE, SHA256, 4711),
+        Raw::load(load::KEXEC, HASH_NOT_TRIED, 0),
         Raw::file(
             kind::LAYER_WRITE,
             HASH_NOT_TRIED,
@@ -161,6 +167,7 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     assert_eq!(size_of::<Loss>(), 8);
     assert_eq!(size_of::<Counters>(), 9 * 8);
     assert_eq!(size_of::<PodLossRecord>(), 24 + 7 * 8);
+    assert_eq!(size_of::<LoadRecord>(), 24 + 544 + 2 * 4 + 8 + 32);
     assert_eq!(size_of::<Budget>(), 10 * 8);
     // What a unit of a pod's budget pays for, with the ring's own header of each record.
     assert!(size_of::<FileHead>() + SMALL_PATH + 8 <= BUDGET_UNIT as usize);
@@ -171,6 +178,57 @@ fn layouts_have_the_sizes_that_both_sides_count_on_and_no_hidden_padding() {
     // 4 bytes for each field, so nothing is added between them nor at the end.
     assert_eq!(align_of::<Config>(), 4);
     assert_eq!(size_of::<Config>(), std::mem::offset_of!(Config, pad) + 4);
+}
+
+#[test]
+fn a_load_says_what_it_was_and_how_it_was_hashed_and_nothing_else_is_one() {
+    let of = |what, hash_alg, size| decode(&Raw::load(what, hash_alg, size)).map(|event| event.body);
+    let digest = Digest::new(Bank::Sha256, &[7; 32]).unwrap();
+    for (raw, what, size, hash) in [
+        (
+            (load::MODULE, SHA256),
+            Loaded::Module,
+            u64::MAX,
+            FileHash::Measured(digest),
+        ),
+        (
+            (load::MODULE, -EFBIG),
+            Loaded::Module,
+            1 << 40,
+            FileHash::Unhashed(-27),
+        ),
+        (
+            (load::MODULE, -EFAULT),
+            Loaded::Module,
+            5,
+            FileHash::Unhashed(-14),
+        ),
+        (
+            (load::KEXEC, HASH_NOT_TRIED),
+            Loaded::Kexec,
+            0,
+            FileHash::Unhashed(0),
+        ),
+    ] {
+        let Ok(Body::Load(found)) = of(raw.0, raw.1, size) else {
+            panic!("not a record of a load");
+        };
+        assert_eq!((found.load, found.hash), (Load { what, size }, hash));
+        assert_eq!((found.task.pid, found.task.ancestors.len()), (100, 2));
+    }
+    // A kind or an algorithm that the programs do not write is no record: nothing is taken for a hash.
+    for (what, hash_alg, field) in [
+        (0, SHA256, "load.what"),
+        (3, SHA256, "load.what"),
+        (load::MODULE, 0, "load.hash_alg"),
+        (load::MODULE, 2, "load.hash_alg"),
+    ] {
+        let found = of(what, hash_alg, 1);
+        assert!(
+            matches!(found, Err(DecodeError::Malformed { field: said, .. }) if said == field),
+            "{what} {hash_alg}: {found:?}"
+        );
+    }
 }
 
 #[test]

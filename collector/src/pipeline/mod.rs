@@ -21,7 +21,9 @@ mod queries;
 mod sealing;
 mod setup;
 
-use crate::decode::{self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, PodLossEvent, TaskInfo};
+use crate::decode::{
+    self, Body, CgroupChange, EntryEvent, FileEvent, GuardEvent, LoadEvent, PodLossEvent, TaskInfo,
+};
 use cgpath_evidence::cgroup::partition_of;
 use cgpath_evidence::checkpoint::Losses;
 use cgpath_evidence::merkle::{self, Hash};
@@ -310,6 +312,7 @@ impl Pipeline {
             Body::File(f) => self.file(seq, boot_ns, f, out),
             Body::Guard(g) => self.guard(seq, boot_ns, g, out),
             Body::PodLoss(l) => self.pod_loss(seq, boot_ns, l, out),
+            Body::Load(l) => self.loaded(seq, boot_ns, l, out),
         }
     }
 
@@ -435,6 +438,16 @@ impl Pipeline {
         self.append(&record, out);
     }
 
+    fn loaded(&mut self, seq: u64, boot_ns: u64, l: LoadEvent, out: &mut Vec<Action>) {
+        let record = Record {
+            kind: EventKind::Load,
+            hash: Some(l.hash),
+            load: Some(Box::new(l.load)),
+            ..self.blank(seq, boot_ns, &l.task)
+        };
+        self.append(&record, out);
+    }
+
     /// The loss of a pod, not of one process: it is charged by the pod's own directory.
     fn pod_loss(&mut self, seq: u64, boot_ns: u64, l: PodLossEvent, out: &mut Vec<Action>) {
         let nobody = TaskInfo {
@@ -484,6 +497,7 @@ impl Pipeline {
             identity: None,
             name: None,
             writable: false,
+            load: None,
         }
     }
 

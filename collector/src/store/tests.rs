@@ -30,6 +30,7 @@ fn record(seq: u64) -> Record {
         identity: None,
         name: None,
         writable: false,
+        load: None,
     }
 }
 

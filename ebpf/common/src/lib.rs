@@ -18,14 +18,16 @@
 #![forbid(unsafe_code)]
 
 mod files;
+mod loads;
 
 pub use files::{LayerKey, MANY_OVERLAYS, MAX_USED, RawIdentity, Used, overlay};
+pub use loads::{EFAULT, LoadRecord, MAX_LOAD, SHA256, load};
 
 /// Bumped at each change of a record's layout below; the loader refuses an object with another one. Maps are
 /// read by the collector that was built with the object, which is known by its hash, and after a handover by
 /// one whose maps have the same names and sizes (`cgpathd::bpf::interface`). A bit more in [`flag`] needs no
 /// other number: programs from before leave it out, and what they see is as it was.
-pub const LAYOUT_VERSION: u16 = 6;
+pub const LAYOUT_VERSION: u16 = 7;
 
 /// Ancestry is walked at most this far, the process itself included.
 pub const MAX_ANCESTORS: usize = 32;
@@ -70,6 +72,8 @@ pub mod kind {
     /// [`super::FileHead`] and a path follow: a file that is executed or mapped through an overlay was opened
     /// for writing in its layer or through another overlay, where neither the first one nor IMA sees it.
     pub const LAYER_WRITE: u16 = 9;
+    /// [`super::LoadRecord`]: the kernel was handed a module or a kernel as bytes, not as a file.
+    pub const LOAD: u16 = 10;
     /// [`super::CgroupRecord`]: a cgroup directory was made.
     pub const CGROUP_NEW: u16 = 16;
     /// [`super::CgroupRecord`]: a cgroup directory was renamed (v1 only).
@@ -567,6 +571,10 @@ pub struct Config {
     pub cgroup_subsys: u32,
     /// Number of the hierarchy whose directories are reported; 0 is v2.
     pub cgroup_hierarchy: u32,
+    /// `LOADING_MODULE` of `enum kernel_load_data_id`.
+    pub loading_module: u32,
+    /// `LOADING_KEXEC_IMAGE` of `enum kernel_load_data_id`.
+    pub loading_kexec: u32,
     /// `struct ima_template_entry`.
     pub template_entry_pcr: u32,
     /// `struct ima_template_entry`.

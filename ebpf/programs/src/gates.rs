@@ -97,6 +97,18 @@ gate!(
 );
 gate!(guard_open, GUARD_OPEN, LsmContext, [lsm(hook = "file_open")]);
 gate!(
+    bytes_loaded,
+    BYTES_LOADED,
+    LsmContext,
+    [lsm(hook = "kernel_post_load_data")]
+);
+gate!(
+    kernel_loaded,
+    KERNEL_LOADED,
+    LsmContext,
+    [lsm(hook = "kernel_load_data")]
+);
+gate!(
     cgroup_made,
     CGROUP_MADE,
     BtfTracePointContext,

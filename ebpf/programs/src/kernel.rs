@@ -135,3 +135,11 @@ pub fn forget(mut x: u64) -> u64 {
     unsafe { asm!("{x} &= 8191", x = inout(reg) x, options(pure, nomem, nostack)) };
     x
 }
+
+/// The same number, if it is below 64: the verifier knows no more than that. See [`forget`].
+#[inline(always)]
+pub fn below_block(mut x: u64) -> u64 {
+    // SAFETY: register arithmetic only.
+    unsafe { asm!("{x} &= 63", x = inout(reg) x, options(pure, nomem, nostack)) };
+    x
+}

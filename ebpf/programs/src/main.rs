@@ -20,8 +20,10 @@ mod flight;
 mod gates;
 mod guard;
 mod kernel;
+mod loads;
 mod pods;
 mod ring;
+mod sha256;
 mod tasks;
 
 use aya_ebpf::{
@@ -452,6 +454,22 @@ fn do_guard_trace(ctx: LsmContext) -> i32 {
 #[lsm(hook = "file_open")]
 fn do_guard_open(ctx: LsmContext) -> i32 {
     guard::opened(ctx.arg(0))
+}
+
+/// The kernel has read bytes from a process into its own memory: `(char *buf, loff_t size, enum
+/// kernel_load_data_id id, char *description)`. It asks for CAP_SYS_MODULE before.
+#[lsm(hook = "kernel_post_load_data")]
+fn do_bytes_loaded(ctx: LsmContext) -> i32 {
+    loads::loaded(ctx.arg(0), ctx.arg(1), ctx.arg::<u64>(2) as u32);
+    0
+}
+
+/// The kernel is to read bytes from a process: `(enum kernel_load_data_id id, bool contents)`. It asks for
+/// CAP_SYS_BOOT before.
+#[lsm(hook = "kernel_load_data")]
+fn do_kernel_loaded(ctx: LsmContext) -> i32 {
+    loads::announced(ctx.arg::<u64>(0) as u32);
+    0
 }
 
 /// A cgroup directory was made: `(struct cgroup *cgrp, const char *path)`, with `cgroup_mutex` held, so

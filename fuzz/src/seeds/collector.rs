@@ -195,6 +195,15 @@ pub fn collector_record() -> Seeds {
         .into_iter()
         .flat_map(u64::to_ne_bytes)
         .collect();
+    let load = |what: u32, hash_alg: i32| {
+        let mut body = Vec::new();
+        task(&mut body);
+        body.extend(what.to_ne_bytes());
+        body.extend(hash_alg.to_ne_bytes());
+        body.extend(4711u64.to_ne_bytes());
+        body.extend(Bank::Sha256.hash(&[b"x"]).bytes());
+        finish(kind::LOAD, &body)
+    };
     let cgroup = |kind: u16, name: &[u8]| {
         let mut body = Vec::new();
         body.extend(99u64.to_ne_bytes());
@@ -218,6 +227,8 @@ pub fn collector_record() -> Seeds {
             guard(cgpath_ebpf_common::action::PIN_REMOVED, b"link_executed"),
         ),
         ("pod-loss", finish(kind::POD_LOSS, &pod_loss)),
+        ("load-module", load(1, 4)),
+        ("load-kexec", load(2, i32::MIN)),
         ("cgroup-new", cgroup(kind::CGROUP_NEW, b"kubepods.slice")),
         ("cgroup-gone", cgroup(kind::CGROUP_GONE, b"")),
     ])

@@ -3,8 +3,8 @@
 use super::{POD, Seeds, seeds};
 use cgpath_evidence::record::ExeSource;
 use cgpath_evidence::{
-    Ancestor, Bank, ContainerName, EventKind, FileHash, Guard, GuardAction, Identity, LayerFile, Named,
-    PodLoss, PodName, Record,
+    Ancestor, Bank, ContainerName, EventKind, FileHash, Guard, GuardAction, Identity, LayerFile, Load,
+    Loaded, Named, PodLoss, PodName, Record,
 };
 
 fn sample_record(seq: u64, kind: EventKind) -> Record {
@@ -29,7 +29,9 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
             | EventKind::Name => None,
             EventKind::Script => Some(FileHash::PreCheck(Bank::Sha256.hash(&[b"s"]))),
             EventKind::LateMapping => Some(FileHash::Unhashed(-22)),
-            EventKind::Execution | EventKind::Mapping => Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"]))),
+            EventKind::Execution | EventKind::Mapping | EventKind::Load => {
+                Some(FileHash::Measured(Bank::Sha256.hash(&[b"x"])))
+            }
         },
         path: b"/usr/bin/\xff\xfetrue".to_vec(),
         dev: 8 << 20 | 1,
@@ -62,6 +64,10 @@ fn sample_record(seq: u64, kind: EventKind) -> Record {
         identity: identity(kind),
         name: None,
         writable: kind == EventKind::LateMapping,
+        load: (kind == EventKind::Load).then(|| {
+            let what = Loaded::Module;
+            Box::new(Load { what, size: 4711 })
+        }),
     }
 }
 
@@ -147,6 +153,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
         ("guard", sample_record(7, EventKind::Guard)),
         ("pod-loss", sample_record(8, EventKind::PodLoss)),
         ("layer-write", sample_record(9, EventKind::LayerWrite)),
+        ("load", sample_record(11, EventKind::Load)),
     ];
     all.extend(names().map(|(name, named)| (name, name_record(named))));
     all

@@ -37,6 +37,7 @@ mod layer;
 pub mod learned_boot;
 pub mod list;
 mod members;
+mod module;
 mod platform;
 mod sparse;
 mod stream;
@@ -45,6 +46,7 @@ mod tarball;
 mod tree;
 pub mod uki;
 
+pub use module::FileDigester;
 pub use stream::Digester;
 pub use tarball::rootfs_archive;
 

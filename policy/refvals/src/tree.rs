@@ -4,7 +4,7 @@
 //! the path of a file in the result is the one that the kernel sees, with no link in it. Not here: how a
 //! runtime unpacks the layers of an image and puts them together (`layer`).
 
-use crate::stream::Digester;
+use crate::module::FileDigester;
 use crate::tarball::{Entry, Kind, TarReader};
 use crate::{Error, Progress, Result};
 use cgpath_evidence::{Bank, Digest, text::quoted};
@@ -113,7 +113,7 @@ impl<'a> Tree<'a> {
         while let Some(entry) = tar.next()? {
             let mut digests: Rc<[Digest]> = Rc::from([]);
             if entry.kind == Kind::File {
-                let mut digester = Digester::new(self.banks);
+                let mut digester = FileDigester::new(self.banks, &entry.path);
                 tar.each_piece(&mut buffer, |piece| {
                     digester.update(piece);
                     progress.bytes += piece.len() as u64;

@@ -133,6 +133,43 @@ fn every_compression_gives_the_contents_digests_and_the_package_that_they_are_fr
     }
 }
 
+/// As a distribution packs its modules.
+fn packed(dir: &Path, module: &[u8], with: &[&str]) -> Vec<u8> {
+    let file = dir.join("module");
+    fs::write(&file, module).unwrap();
+    let made = Command::new(with[0])
+        .args(&with[1..])
+        .arg("-c")
+        .arg(&file)
+        .output();
+    let made = made.unwrap_or_else(|error| panic!("{} is needed: {error}", with[0]));
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    made.stdout
+}
+
+#[test]
+fn a_packed_module_is_accepted_as_the_file_and_as_what_kmod_unpacks_it_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let module: Vec<u8> = (0..200_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+    for (end, with) in [
+        ("gz", &["gzip"][..]),
+        ("xz", &["xz", "--check=crc32", "--lzma2=dict=1MiB"]),
+        ("zst", &["zstd", "-q", "-19"]),
+    ] {
+        let packed = packed(dir.path(), &module, with);
+        let name = format!("lib/modules/6.12/dummy.ko.{end}");
+        let files = [(name.as_str(), packed.as_slice()), ("usr/share/notes", b"notes")];
+        let archive = package(dir.path(), &format!("2.{end}"), "none", &files);
+        let mut reference = empty();
+        add(&mut reference, File::open(archive).unwrap(), true).unwrap();
+        let found = &reference.files[format!("/usr/{name}").as_bytes()];
+        assert_eq!(*found, [sha256(&packed), sha256(&module)].into(), "{end}");
+        // Another module of this name is another content.
+        assert!(!found.contains(&sha256(&module[1..])));
+        assert_eq!(reference.files[&b"/usr/share/notes"[..]].len(), 1);
+    }
+}
+
 #[test]
 fn files_of_a_merged_system_stand_where_the_kernel_sees_them() {
     let dir = tempfile::tempdir().unwrap();

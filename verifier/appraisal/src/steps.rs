@@ -30,6 +30,7 @@ use crate::rules::v05_sealed::Sealed;
 use crate::rules::v07_history::Relation;
 use crate::rules::v08_pods::{Concluded, Names};
 use crate::rules::v09_contents::Usage;
+use crate::rules::v11_loads::Loads;
 use crate::rules::v14_guard::Watch;
 use crate::rules::waits::Waits;
 use crate::rules::{
@@ -51,6 +52,7 @@ pub(crate) struct Progress {
     /// Sealed records whose cgroup is not known: number and path.
     nameless: Vec<(u64, Vec<u8>)>,
     watch: Watch,
+    loads: Loads,
     /// What the runtime calls pods and containers.
     called: Called,
     usage: Usage,
@@ -180,6 +182,7 @@ impl Progress {
             open,
             nameless,
             watch,
+            loads,
             called,
             usage,
             kexecs,
@@ -267,6 +270,7 @@ impl Progress {
             joins = open.step(&records, &view, &lines, covered, chain.boot_len(), &mut findings)?;
             v04_readers::step(chain, &joins, &lines, policy, &mut findings);
             watch.step(&records, policy);
+            loads.step(&records, policy);
             called.step(&records, policy);
             findings.absorb(called.malformed());
             nameless.extend(
@@ -277,6 +281,7 @@ impl Progress {
             );
             findings.absorb(open.findings());
             watch.conclude(policy, &mut findings);
+            loads.conclude(&mut findings);
         } else {
             chain.name(&lines, covered);
             if anchors.rtmr.is_some() {
@@ -299,6 +304,9 @@ impl Progress {
         };
         let pending = if is_recorded {
             usage.step(&scene, &records);
+            if loads.learned {
+                usage.learned_on_host();
+            }
             let question = Question {
                 round,
                 scene: &scene,

@@ -6,7 +6,7 @@ use super::{
 };
 use cgpath_appraisal::{Deviation, Finding, LeftOut, PodVerdict, SeenFile, State};
 use cgpath_evidence::{
-    Bank, Digest, Entry, EventKind, Evidence, FileHash, PartitionKey, Record, list::ListEntry,
+    Bank, Digest, Entry, EventKind, Evidence, FileHash, Loaded, PartitionKey, Record, list::ListEntry,
 };
 use std::collections::{BTreeSet, HashMap};
 
@@ -313,6 +313,7 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         EventKind::PodLoss => "not recorded",
         EventKind::LayerWrite => "write below an overlay",
         EventKind::Name => "named",
+        EventKind::Load => "handed to the kernel",
     });
     match record.ret {
         0 => {}
@@ -327,9 +328,13 @@ fn row(page: &mut Html, record: &Record, named: bool, contents: &Contents) {
         }
     }
     page.raw("</td><td>");
-    match &record.name {
-        Some(named) => page.text(named),
-        None => page.path(&record.path),
+    match (&record.name, &record.load) {
+        (Some(named), _) => page.text(named),
+        (None, Some(load)) => page.text(match load.what {
+            Loaded::Module => "a module, as bytes",
+            Loaded::Kexec => "a kernel, as bytes",
+        }),
+        (None, None) => page.path(&record.path),
     };
     if record.path_cut {
         page.raw(" <span class=\"tag\">cut</span>");

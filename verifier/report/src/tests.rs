@@ -94,6 +94,7 @@ fn record(seq: u64, key: PartitionKey, kind: EventKind, path: &str, content: &st
         identity: None,
         name: None,
         writable: false,
+        load: None,
     }
 }
 

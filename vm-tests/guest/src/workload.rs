@@ -98,6 +98,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         ),
         Workload::Tpm { commands } => print(&tpm::send(&commands)?),
         Workload::LoadKernel { image, command_line } => kexec::load(Path::new(&image), &command_line),
+        Workload::InsertBytes { module } => kexec::insert_bytes(&std::fs::read(module)?),
+        Workload::KexecBytes => kexec::unload_bytes(),
         Workload::MapAgain { file, outcome } => {
             let new = format!("{outcome}.new");
             loop {

@@ -1,6 +1,7 @@
-//! Loads another kernel, as `kexec -s -l` does. Not here: the jump into it (see `init`).
+//! Loads another kernel, as `kexec -s -l` does, and hands the kernel what it takes as bytes. Not here: the
+//! jump into another kernel (see `init`).
 
-#![allow(unsafe_code, reason = "kexec_file_load(2)")]
+#![allow(unsafe_code, reason = "kexec_file_load(2), init_module(2), kexec_load(2)")]
 
 use anyhow::{Context as _, Result, bail};
 use nix::libc;
@@ -38,6 +39,41 @@ pub fn load(image: &Path, command_line: &str) -> Result<()> {
             image.display(),
             io::Error::last_os_error()
         );
+    }
+    Ok(())
+}
+
+/// Loads this module from memory, as kmod does with what it unpacked.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn insert_bytes(module: &[u8]) -> Result<()> {
+    // SAFETY: as many bytes as stated, and a string, which outlive the call.
+    let answer = unsafe { libc::syscall(libc::SYS_init_module, module.as_ptr(), module.len(), c"".as_ptr()) };
+    if answer != 0 {
+        bail!("init_module: {}", io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Calls kexec_load with nothing to load: the kernel asks the same of its caller as for a kernel, and what
+/// was loaded before is given back.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn unload_bytes() -> Result<()> {
+    // SAFETY: no segments, so that no memory is read.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_load,
+            0usize,
+            0usize,
+            std::ptr::null::<u8>(),
+            0usize,
+        )
+    };
+    if answer != 0 {
+        bail!("kexec_load: {}", io::Error::last_os_error());
     }
     Ok(())
 }

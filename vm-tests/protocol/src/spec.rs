@@ -445,6 +445,13 @@ pub enum Workload {
         /// Its command line.
         command_line: String,
     },
+    /// Hand a module to the kernel as bytes (`init_module`). Answer: nothing.
+    InsertBytes {
+        /// The module, not packed.
+        module: String,
+    },
+    /// Call `kexec_load` with nothing to load. Answer: nothing.
+    KexecBytes,
 }
 
 /// How a container has the host's root file system.

@@ -4,7 +4,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use cgpath_appraisal::{Finding, Rule, State};
-use cgpath_evidence::{Checkpoint, SealedCheckpoint};
+use cgpath_evidence::{
+    Bank, Checkpoint, EventKind, FileHash, Loaded, PartitionKey, Record, SealedCheckpoint,
+};
 use p256::ecdsa::SigningKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -20,6 +22,11 @@ const SIGSTOP: i32 = 19;
 /// The kernel's own module that the reference values of the root file system hold.
 const GOOD_MODULE: &str = "dummy";
 const EVIL_MODULE: &str = "/var/tmp/evil.ko";
+/// Modules as the kernel is handed them: a known one, and the same with a byte more.
+const GOOD_BYTES: &str = "/var/tmp/good-bytes";
+const EVIL_BYTES: &str = "/var/tmp/evil-bytes";
+/// Where a pod's processes are that no policy knows.
+const POD: &str = "/kubepods/pod3e4bd4c5-9d2c-4e6f-8a55-2f0b7c1d9e01/0f";
 const EVIL_POLICY: &str = "/var/tmp/other-policy";
 const EVIL_COLLECTOR: &str = "/usr/local/sbin/other-collector";
 /// Where a program reads itself, and what the other one reads in its place: as many bytes.
@@ -41,6 +48,10 @@ struct Facts {
     seen: BTreeMap<&'static str, Seen>,
     stale: bool,
     stale_before: bool,
+    /// What the kernel was handed as bytes.
+    loads: Vec<(PartitionKey, Record)>,
+    /// Digests of [`GOOD_BYTES`] and [`EVIL_BYTES`].
+    bytes: [String; 2],
     /// How a collector ended that was started after its programs were gone.
     refusals: Vec<String>,
 }
@@ -167,6 +178,36 @@ fn gather() -> Result<Facts> {
     ))?;
     story.after("evil module", said)?;
 
+    // As bytes: the kernel reads no file.
+    let said = node.vm.sh(&format!(
+        "rmmod {GOOD_MODULE}; f=$(modinfo -n {GOOD_MODULE}); case $f in *.xz) busybox unxz -c $f;; *) cat $f;; esac > {GOOD_BYTES};
+         cp {GOOD_BYTES} {EVIL_BYTES}; echo >> {EVIL_BYTES}; echo $f"
+    ))?;
+    let digest = |path: &str| -> Result<String> { Ok(Bank::Sha256.hash(&[&node.vm.get(path)?]).to_string()) };
+    let bytes = [digest(GOOD_BYTES)?, digest(EVIL_BYTES)?];
+    let insert = |module: &str, cgroup: &str| -> Result<String> {
+        let module = module.to_owned();
+        let text = serde_json::to_string(&Workload::InsertBytes { module })?;
+        let command = node.vm.command(&["guest", "workload", text.as_str()]);
+        command.cgroup(cgroup).run()?.check()?;
+        node.vm
+            .sh(&format!("lsmod | grep {GOOD_MODULE} && rmmod {GOOD_MODULE}"))
+    };
+    let said = format!("{said}{}", insert(GOOD_BYTES, scenario::WORKLOADS)?);
+    story.after("good bytes", said)?;
+    let said = insert(EVIL_BYTES, scenario::WORKLOADS)?;
+    story.after("evil bytes", said)?;
+    let said = insert(EVIL_BYTES, POD)?;
+    story.after("evil bytes by a pod", said)?;
+    node.work::<()>(&Workload::KexecBytes)?;
+    let round = story.after("kexec bytes", String::new())?;
+    let partitions = round.evidence()?.partitions;
+    let all = partitions.into_iter().flat_map(|log| {
+        let key = log.key;
+        log.records.into_iter().map(move |record| (key, record))
+    });
+    let loads: Vec<_> = all.filter(|(_, record)| record.kind == EventKind::Load).collect();
+
     node.vm.put(EVIL_POLICY, b"measure func=BPRM_CHECK\n", 0o644)?;
     let output = node.vm.run(&[
         "sh",
@@ -231,6 +272,8 @@ fn gather() -> Result<Facts> {
     );
     Ok(Facts {
         seen,
+        loads,
+        bytes,
         stale,
         stale_before,
         refusals,
@@ -313,6 +356,60 @@ fn a_module_of_the_reference_values_is_accepted_and_another_makes_the_node_untru
     );
     naming("evil module", EVIL_MODULE);
     assert_eq!(facts().seen["evil module"].node, State::Untrusted);
+}
+
+/// How often the kernel was handed a module with this hash, by this partition.
+fn handed(key: PartitionKey, digest: &str) -> usize {
+    let is_it = |(of, record): &&(PartitionKey, Record)| {
+        let load = record.load.as_deref().map(|load| load.what);
+        let hash = matches!(&record.hash, Some(FileHash::Measured(found)) if found.to_string() == digest);
+        *of == key && load == Some(Loaded::Module) && hash
+    };
+    facts().loads.iter().filter(is_it).count()
+}
+
+#[test]
+fn a_module_that_is_handed_over_as_bytes_is_recorded_with_its_hash_and_judged_by_that_alone() {
+    let [good, evil] = &facts().bytes;
+    let seen = &facts().seen["good bytes"];
+    assert!(seen.said.contains(GOOD_MODULE), "it was not loaded");
+    assert!(seen.new.is_empty(), "{:?}", seen.new);
+    // Where modules are packed and the kernel does not unpack them, modprobe did the same before.
+    let is_packed = seen.said.lines().any(|line| line.ends_with(".xz"));
+    assert!(
+        handed(PartitionKey::Host, good) > usize::from(is_packed),
+        "{:?}",
+        facts().loads
+    );
+    assert_eq!(handed(PartitionKey::Host, evil), 1);
+    // The same name, and another content.
+    for (attack, by) in [("evil bytes", "by host"), ("evil bytes by a pod", "by 3e4bd4c5-")] {
+        assert!(
+            facts().seen[attack].said.contains(GOOD_MODULE),
+            "it was not loaded"
+        );
+        let new = &facts().seen[attack].new;
+        let named = |f: &&Finding| {
+            let found = f.found.as_deref().unwrap_or_default();
+            f.rule == Rule::Host && found.contains(evil) && found.contains(by)
+        };
+        assert_eq!(new.iter().filter(named).count(), 1, "{new:?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_is_handed_over_as_bytes_makes_the_node_untrusted() {
+    let new = &facts().seen["kexec bytes"].new;
+    assert!(
+        new.iter().any(|f| f.to_string().contains("kexec_load")),
+        "{new:?}"
+    );
+    assert_eq!(facts().seen["kexec bytes"].node, State::Untrusted);
+    let is_kernel = |(_, record): &&(PartitionKey, Record)| {
+        let load = record.load.as_deref();
+        load.is_some_and(|load| load.what == Loaded::Kexec && load.size == 0)
+    };
+    assert_eq!(facts().loads.iter().filter(is_kernel).count(), 1);
 }
 
 #[test]

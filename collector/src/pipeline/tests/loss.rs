@@ -1,7 +1,8 @@
 //! What a pod lost by its own noise: sealed in its partition, by its own directory.
 
 use super::*;
-use cgpath_evidence::PodLoss;
+use crate::decode::LoadEvent;
+use cgpath_evidence::{FileHash, Load, Loaded, PodLoss};
 
 pub(super) fn raw(seq: u64, pod_id: u64, mappings: u64) -> decode::Event {
     let loss = PodLoss {
@@ -153,4 +154,43 @@ fn what_the_kernel_loses_later_explains_no_record_that_is_still_in_the_ring() {
     run.settle(&mut w, &mut fuel).unwrap();
     let losses = run.pipeline.losses();
     assert_eq!((losses.reserve, losses.spool), (100, 0));
+}
+
+#[test]
+fn what_the_kernel_was_handed_as_bytes_is_sealed_with_its_hash_where_it_was_done() {
+    let mut fuel = u64::MAX;
+    let mut w = World::new();
+    let mut run = Run::start(&mut w, &mut fuel).unwrap();
+    run.settle(&mut w, &mut fuel).unwrap();
+    script(&mut w, 0);
+    let load = Load {
+        what: Loaded::Module,
+        size: 4711,
+    };
+    let hash = FileHash::Measured(Bank::Sha256.hash(&[b"module"]));
+    for cgroup_id in [2, 10] {
+        let (task, hash) = (
+            TaskInfo {
+                cgroup_id,
+                ..TaskInfo::default()
+            },
+            hash.clone(),
+        );
+        w.happen(|seq| decode::Event {
+            seq,
+            boot_ns: seq * 10,
+            body: Body::Load(LoadEvent { load, task, hash }),
+        });
+    }
+    run.request(&mut w, 1, &mut fuel).unwrap();
+    check_chain(&w);
+    let uid = POD_A.strip_prefix("pod").unwrap();
+    for key in [PartitionKey::Host, PartitionKey::parse(uid).unwrap()] {
+        let leaves = run.leaves[&key].iter();
+        let records = leaves.map(|leaf| Record::from_cbor(leaf).unwrap());
+        let loads: Vec<Record> = records.filter(|record| record.kind == EventKind::Load).collect();
+        assert_eq!(loads.len(), 1, "{key}");
+        assert_eq!(loads[0].load.as_deref(), Some(&load));
+        assert_eq!(loads[0].hash.as_ref(), Some(&hash));
+    }
 }

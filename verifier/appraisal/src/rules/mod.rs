@@ -33,6 +33,7 @@ pub(crate) mod v09_writable;
 pub(crate) mod v10_boot;
 pub(crate) mod v10_measured;
 pub(crate) mod v11_foundations;
+pub(crate) mod v11_loads;
 pub(crate) mod v12_violations;
 pub(crate) mod v14_collectors;
 pub(crate) mod v14_guard;

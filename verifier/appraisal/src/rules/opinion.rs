@@ -64,7 +64,8 @@ impl<'a> Scene<'a> {
             | EventKind::Guard
             | EventKind::PodLoss
             | EventKind::LayerWrite
-            | EventKind::Name => None,
+            | EventKind::Name
+            | EventKind::Load => None,
         }
     }
 

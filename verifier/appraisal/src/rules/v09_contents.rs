@@ -354,11 +354,11 @@ impl<'a> Charging<'_, 'a> {
                     );
                 }
             },
-            // Judged by V14, V12 and V8; here they only tell that the partition is there.
+            // Judged by V14, V12, V8 and V11; here they only tell that the partition is there.
             EventKind::Name => {
                 self.tally(key);
             }
-            EventKind::Guard | EventKind::LayerWrite => self.tally(key).acted = true,
+            EventKind::Guard | EventKind::LayerWrite | EventKind::Load => self.tally(key).acted = true,
             EventKind::Execution | EventKind::Script | EventKind::Mapping | EventKind::LateMapping => {
                 self.tally(key).executions += 1;
                 let is_memory = v09_shared_memory::is_it(record);
@@ -697,6 +697,11 @@ impl Usage {
         self.untagged
     }
 
+    /// Something of the host was accepted by learned values alone.
+    pub(crate) fn learned_on_host(&mut self) {
+        self.tallies.entry(PartitionKey::Host).or_default().learned = true;
+    }
+
     pub(crate) fn foundations(&self, policy: &Policy, findings: &mut Findings) {
         self.foundations.conclude(policy, findings);
     }
@@ -708,7 +713,7 @@ fn place(finding: Finding, used: &Use<'_>) -> Finding {
 }
 
 /// Why the kernel gave no hash, by its error number (include/uapi/asm-generic/errno-base.h, errno.h).
-fn unhashed(error: i32) -> String {
+pub(super) fn unhashed(error: i32) -> String {
     let why = match error {
         -27 => ": longer than any file that the node hashes (bpf.max_hash_mib)",
         -66 => ": where a server answers for the file, which the node does not wait for (bpf.hash_served)",

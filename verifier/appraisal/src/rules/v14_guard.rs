@@ -202,7 +202,7 @@ fn what(action: GuardAction) -> &'static str {
 }
 
 /// The process, by what is known of it.
-fn who(record: &Record) -> String {
+pub(super) fn who(record: &Record) -> String {
     const SHOWN: usize = 6;
     let name = |exe: &[u8]| {
         if exe.is_empty() {

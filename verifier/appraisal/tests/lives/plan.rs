@@ -113,6 +113,24 @@ pub enum Memory {
     Writable,
 }
 
+/// What the kernel is handed as bytes, or what a record says of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// A content that the host's reference values have.
+    Known,
+    /// One that only those of a pod have.
+    OfPod,
+    Evil,
+    /// A known one, by a hash that is not one of these bytes.
+    PreCheck,
+    Unhashed,
+    Kernel,
+    /// It does not say what it was.
+    Nothing,
+    /// A record of another kind says it.
+    Mapping,
+}
+
 /// What stands under a checkpoint's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fork {
@@ -138,6 +156,8 @@ pub enum Step {
     Memory(Who, EventKind, Memory),
     /// The file that is in the layer of a pod's overlay is opened for writing there; what it says of it.
     WriteBelow(Who, u8, Said),
+    /// The kernel is handed something as bytes.
+    Load(Who, Handed),
     /// An entry whose record comes later.
     Late(Who, u8, Content),
     /// The same, held up inside of IMA: there is a mark.
@@ -601,7 +621,7 @@ impl Step {
     fn odd(r: &mut Random) -> Step {
         let (who, path, content) = (Who::any(r), r.below(PATHS) as u8, Content::any(r));
         let small = r.below(8) as u8;
-        match r.below(47) {
+        match r.below(48) {
             0..=3 => Step::Run(who, path, content),
             4 | 5 => Step::Measure(who, path, content),
             6 | 7 => {
@@ -644,6 +664,7 @@ impl Step {
             ),
             44 => r.one_of(&[Step::Mark(who), Step::Unmark, Step::Alter]),
             45 => Step::HandOver(small > 0),
+            46 => Step::Load(who, r.one_of(&Handed::ALL)),
             _ => Step::Rewrite(small),
         }
     }
@@ -659,6 +680,19 @@ impl Memory {
         Memory::Cut,
         Memory::Hashed,
         Memory::Writable,
+    ];
+}
+
+impl Handed {
+    pub const ALL: [Handed; 8] = [
+        Handed::Known,
+        Handed::OfPod,
+        Handed::Evil,
+        Handed::PreCheck,
+        Handed::Unhashed,
+        Handed::Kernel,
+        Handed::Nothing,
+        Handed::Mapping,
     ];
 }
 
@@ -739,6 +773,10 @@ impl Step {
             all.push(Step::Says(Who::Host, EventKind::Execution, 2, said));
             all.push(Step::WriteBelow(Who::Host, 0, said));
             all.push(Step::WriteBelow(Who::Pod(4), 1, said));
+        }
+        for handed in Handed::ALL {
+            all.push(Step::Load(Who::Host, handed));
+            all.push(Step::Load(Who::Pod(2), handed));
         }
         for fork in [Fork::Same, Fork::Other, Fork::Module] {
             all.extend((0..3).map(|back| Step::Read(Who::Collector, back, fork)));

@@ -3,12 +3,14 @@
 //! Promise: of each entry it is known who truly caused it, whatever the records say. Not here: what must come
 //! out.
 
-use super::plan::{Change, Content, Fork, HOSTS, Hashed, Memory, PATHS, Round, Said, Setup, Step, Who};
+use super::plan::{
+    Change, Content, Fork, HOSTS, Handed, Hashed, Memory, PATHS, Round, Said, Setup, Step, Who,
+};
 use cgpath_evidence::boot::boot_aggregate;
 use cgpath_evidence::record::ExeSource;
 use cgpath_evidence::{
     Ancestor, Bank, Digest, EventKind, Evidence, FileHash, Guard, GuardAction, GuardMode, Identity,
-    LayerFile, PartitionKey, PodInfo, PodLoss, Record, Tier,
+    LayerFile, Load, Loaded, PartitionKey, PodInfo, PodLoss, Record, Tier,
     cgroup::partition_of,
     checkpoint,
     record::{OVERLAYFS_MAGIC, TMPFS_MAGIC, UNLINKED_MEMORY_DEVICE},
@@ -320,6 +322,7 @@ impl World {
                 self.says(&path, said);
             }
             Step::Memory(who, kind, memory) => self.memory(&actor(who), kind, memory),
+            Step::Load(who, handed) => self.hand_over(&actor(who), handed),
             Step::WriteBelow(who, number, said) => {
                 let path = path(number);
                 self.node.record_layer_write(&actor(who), &path);
@@ -583,6 +586,32 @@ impl World {
             _ => unreachable!("{step:?} is an honest step"),
         }
         host
+    }
+
+    fn hand_over(&mut self, by: &Actor, handed: Handed) {
+        let known = self.good(PartitionKey::Host, &path(2));
+        let hash = match handed {
+            Handed::OfPod => FileHash::Measured(self.good(PartitionKey::Pod(pod(1)), &path(0))),
+            Handed::Evil => FileHash::Measured(sha256(b"rootkit.ko")),
+            Handed::PreCheck => FileHash::PreCheck(known),
+            Handed::Unhashed => FileHash::Unhashed(-27),
+            Handed::Kernel => FileHash::Unhashed(0),
+            Handed::Known | Handed::Nothing | Handed::Mapping => FileHash::Measured(known),
+        };
+        let what = match handed {
+            Handed::Kernel => Loaded::Kexec,
+            _ => Loaded::Module,
+        };
+        if handed == Handed::Mapping {
+            let own = FileHash::PreCheck(self.good(by.key(), &path(0)));
+            self.node.record_execution(by, EventKind::Mapping, path(0), own);
+            self.last(|_, record| record.load = Some(Box::new(Load { what, size: 1 })));
+            return;
+        }
+        self.node.record_load(by, what, hash);
+        if handed == Handed::Nothing {
+            self.last(|_, record| record.load = None);
+        }
     }
 
     /// The last record says this of its file.

@@ -3,8 +3,8 @@
 use super::{Case, UNATTRIBUTED};
 use cgpath_appraisal::{MAX_IMPOSTORS, Rule, Subject};
 use cgpath_evidence::{
-    Checkpoint, Digest, EventKind, FileHash, GuardMode, PartitionKey, PodUid, Record, SealedCheckpoint,
-    checkpoint::number_from_path, list::unescaped,
+    Checkpoint, Digest, EventKind, FileHash, GuardMode, Loaded, PartitionKey, PodUid, Record,
+    SealedCheckpoint, checkpoint::number_from_path, list::unescaped,
 };
 use cgpath_policy::{ContentMatch, GuardLevel, Hidden, Name, Policy, PredatingPods, TpmOpened};
 
@@ -165,6 +165,7 @@ impl Case<'_> {
         self.file(key, record);
         match (record.kind, index) {
             (EventKind::Guard | EventKind::PodLoss, _) => {}
+            (EventKind::Load, _) => {}
             (EventKind::LayerWrite, _) => self.violation(key, &record.path),
             (EventKind::Violation, _) => self.violation(key, &record.path),
             (EventKind::Entry, Some(index)) => self.entry(key, index),
@@ -314,6 +315,26 @@ impl Case<'_> {
                 .is_some_and(|all| objects.into_iter().flatten().any(|one| !is_one(all, one)))
                 || c.ima_policy
                     .is_some_and(|hash| !is_one(&accept.ima_policies, &hash))
+        });
+        self.node(fails, Rule::Host);
+    }
+
+    /// What the kernel was handed as bytes: the kernel is the node's, also where a pod did it.
+    pub(super) fn v11_loads(&mut self) {
+        let allowed = self.policy().kexec == cgpath_policy::Kexec::Allow;
+        let of_host = |digest: &Digest| !self.given.policy.host.paths_of(digest).is_empty();
+        let fails = self.records.iter().any(|(_, record)| {
+            let Some(load) = record.load.as_deref() else {
+                return record.kind == EventKind::Load;
+            };
+            record.kind != EventKind::Load
+                || match load.what {
+                    Loaded::Kexec => !allowed,
+                    Loaded::Module => !record
+                        .hash
+                        .as_ref()
+                        .is_some_and(|hash| matches!(hash, FileHash::Measured(digest) if of_host(digest))),
+                }
         });
         self.node(fails, Rule::Host);
     }

@@ -108,6 +108,7 @@ pub fn appraise(given: &Given<'_>) -> Opinion {
         case.v5_complete();
         case.v4_read();
         case.v14();
+        case.v11_loads();
         case.contents();
     } else {
         case.contents_of_tags();

@@ -24,8 +24,8 @@ use cgpath_appraisal::{
     appraise,
 };
 use cgpath_evidence::{
-    Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Losses, PartitionKey,
-    PodLoss, SealedCheckpoint, Tier,
+    Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Load, Loaded, Losses,
+    PartitionKey, PodLoss, SealedCheckpoint, Tier,
 };
 use cgpath_policy::Policy;
 use cgpath_testkit::{

@@ -125,3 +125,107 @@ fn the_loaded_programs_and_the_stated_ima_policy_must_be_accepted_ones() {
         "IMA policy is not an accepted one",
     );
 }
+
+/// A record of a load, by somebody on the host and by a pod: in either case the kernel is the node's.
+fn loaded(policy: &str, what: Loaded, hash: &FileHash) -> [Verdict; 2] {
+    let by = [Actor::host("/usr/bin/kmod"), Actor::pod(pod(2), "/bin/app")];
+    by.map(|actor| {
+        let mut node = busy();
+        node.extra_policy += policy;
+        node.record_load(&actor, what, hash.clone());
+        let evidence = node.attest(NONCE);
+        appraised(&node, &evidence)
+    })
+}
+
+#[test]
+fn a_module_that_was_handed_over_as_bytes_is_accepted_by_its_content_alone() {
+    // Bytes have no path: that of the reference value says nothing.
+    for good in ["/usr/bin/tool", "/sbin/init"] {
+        let hash = FileHash::Measured(sha256(good.as_bytes()));
+        for verdict in loaded("", Loaded::Module, &hash) {
+            assert!(verdict.trusted, "{verdict}");
+        }
+    }
+    // One that a pod's values have is none for the kernel, and one byte more is another content.
+    for content in ["1/bin/app", "/usr/bin/tool\n"] {
+        let digest = sha256(content.as_bytes());
+        let verdicts = loaded("", Loaded::Module, &FileHash::Measured(digest.clone()));
+        for (verdict, by) in verdicts.iter().zip(["by host", &format!("by {}", pod(2))]) {
+            let finding = fails(verdict, Rule::Host, "no reference value of the host has");
+            assert_eq!(finding.subject, Subject::Node);
+            let found = finding.found.unwrap();
+            assert!(
+                found.contains(&digest.to_string()) && found.contains(by),
+                "{found}"
+            );
+            assert_eq!(verdict.failures().count(), 1, "{verdict}");
+            assert_eq!(verdict.node.state, State::Untrusted);
+            assert!(verdict.node.believed);
+        }
+    }
+}
+
+#[test]
+fn a_module_without_a_hash_of_its_bytes_is_not_accepted_whatever_it_is() {
+    let known = sha256(b"/usr/bin/tool");
+    for (hash, why) in [
+        (FileHash::Unhashed(-27), "error -27"),
+        (FileHash::Unhashed(-14), "error -14"),
+        (FileHash::Unhashed(0), "error 0"),
+        (FileHash::PreCheck(known), "none that counts"),
+    ] {
+        for verdict in loaded("", Loaded::Module, &hash) {
+            let finding = fails(&verdict, Rule::Host, "no hash to judge it by");
+            assert_eq!(finding.subject, Subject::Node);
+            assert!(finding.found.unwrap().contains(why), "{verdict}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_was_handed_over_as_bytes_fails_unless_the_policy_allows_kexec() {
+    // Even if a hash came with it, that of an accepted content: it is not one of that kernel.
+    for hash in [
+        FileHash::Unhashed(0),
+        FileHash::Measured(sha256(b"/usr/bin/tool")),
+    ] {
+        for verdict in loaded("", Loaded::Kexec, &hash) {
+            let finding = fails(&verdict, Rule::Host, "kexec_load was called");
+            assert_eq!(finding.subject, Subject::Node);
+        }
+        for verdict in loaded("kexec: allow\n", Loaded::Kexec, &hash) {
+            assert!(verdict.trusted, "{verdict}");
+            let is_it = |f: &&Finding| f.severity == Severity::Tolerated && f.rule == Rule::Host;
+            assert_eq!(verdict.node.findings.iter().filter(is_it).count(), 1, "{verdict}");
+        }
+    }
+}
+
+#[test]
+fn a_load_that_is_half_stated_fails_the_node() {
+    let mut node = busy();
+    let known = FileHash::Measured(sha256(b"/usr/bin/tool"));
+    node.record_load(&Actor::host("/usr/bin/kmod"), Loaded::Module, known);
+    node.waiting.last_mut().unwrap().1.load = None;
+    let evidence = node.attest(NONCE);
+    fails(
+        &appraised(&node, &evidence),
+        Rule::Host,
+        "does not say what was loaded",
+    );
+
+    let mut node = busy();
+    node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+    let load = Load {
+        what: Loaded::Module,
+        size: 1,
+    };
+    node.waiting.last_mut().unwrap().1.load = Some(Box::new(load));
+    let evidence = node.attest(NONCE);
+    fails(
+        &appraised(&node, &evidence),
+        Rule::Host,
+        "of another kind tells of a load",
+    );
+}

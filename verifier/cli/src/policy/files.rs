@@ -6,7 +6,7 @@ use super::failure;
 use crate::output::{Failure, escape};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_refvals::image::{self, Choice, Platform, Store, TarStore};
-use cgpath_refvals::{self as generate, Digester, Progress};
+use cgpath_refvals::{self as generate, FileDigester, Progress};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read, Write};
@@ -102,7 +102,8 @@ impl<'a> Walk<'a> {
             )
             .hint("make the values from a folder that nothing writes to"));
         }
-        let (digests, length) = Digester::read(self.banks, file).map_err(error)?;
+        let name = path.as_os_str().as_bytes();
+        let (digests, length) = FileDigester::read(self.banks, name, file).map_err(error)?;
         self.progress.files += 1;
         self.progress.bytes += length;
         if seen.nlink() > 1 {
