@@ -1,4 +1,4 @@
-//! Builds everything in the repository, and the two tools that cargo can install.
+//! Builds everything in the repository, and the tools that cargo can install.
 //!
 //! Promises: what is up to date is left alone; every build of one command uses the same environment, so that
 //! nothing is built twice. Not here: which packages are installed (`needs`).
@@ -21,6 +21,9 @@ const BPF_LINKER: &str = "0.13.0";
 
 /// cargo-deny's version; its licence data and its options change with it.
 const CARGO_DENY: &str = "0.20.2";
+
+/// cargo-mutants' version; what mutants there are and how they are called changes with it.
+const CARGO_MUTANTS: &str = "27.1.0";
 
 /// How a program is run: in the open ([`shell::run`]) or beside the rest.
 pub type Runner<'a> = &'a dyn Fn(&str, &mut Command) -> Result<()>;
@@ -306,6 +309,21 @@ pub fn provide_cargo_deny(workspace: &Workspace, run: Runner) -> Result<PathBuf>
     let root = workspace.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
     install(workspace, "cargo-deny", CARGO_DENY, &root, run, |_| {})?;
     cargo_deny(workspace).context("cargo-deny was installed and is not there")
+}
+
+/// cargo-mutants, installed into the cache when it is missing there.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn provide_cargo_mutants(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
+    let root = workspace
+        .cache
+        .join(format!("tools/cargo-mutants-{CARGO_MUTANTS}"));
+    let path = root.join("bin/cargo-mutants");
+    if !path.is_file() {
+        install(workspace, "cargo-mutants", CARGO_MUTANTS, &root, run, |_| {})?;
+    }
+    Ok(path)
 }
 
 /// Builds the eBPF object when it is stale, and gives its place.

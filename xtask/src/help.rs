@@ -252,7 +252,7 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
   --yes                do not ask before installing (implied by the environment variable CI)
   --no-install         only name what is missing; exits 3 if there is something
   --step STEP          only this one, may be repeated: load, service, fuzz, libfuzzer, kernel, fresh, repeat,
-                       lives, stacks
+                       lives, stacks, mutants
                        (load: bursts and kills at full size, 50 kills around extensions of a trust domain's register)
                        (service: killed with -9 200 times)
                        (libfuzzer: the same targets as fuzz, with coverage; needs a nightly compiler)
@@ -265,6 +265,9 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        next run goes on with the seeds behind it)
                        (stacks: 20,000 random stacks of layers beside overlayfs and the real containerd; needs root;
                        goes on as lives does)
+                       (mutants: the tests of the rules on every mutant that cargo-mutants makes of them; one that no test
+                       kills must be listed with its reason in verifier/appraisal/tests/mutants.txt; at most two hours a
+                       run, the next run goes on, until other code begins anew; FILTER is part of a name: rules/v05_)
   --whole              fresh: goes on with a second demo and `cargo xtask test` in the same machine
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it
@@ -274,6 +277,7 @@ Examples:
   cargo xtask soak --step fresh 12-newer-qemu
   cargo xtask soak --step fresh --whole 13-stale
   cargo xtask soak --step fuzz --fuzz-seconds 600 list_binary
+  cargo xtask soak --step mutants rules/v05_
 ";
 
 pub const BOOK: &str = "\

@@ -5,6 +5,7 @@
 
 mod fresh;
 mod libfuzzer;
+mod mutants;
 mod repeat;
 mod seeded;
 
@@ -30,6 +31,7 @@ const STEPS: &[&str] = &[
     "repeat",
     "lives",
     "stacks",
+    "mutants",
 ];
 
 /// `cargo xtask soak`.
@@ -63,8 +65,8 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
             other => return Err(other.unexpected().into()),
         }
     }
-    // libFuzzer's step builds its own, and fresh machines do.
-    let builds_its_own = |step: &String| matches!(step.as_str(), "libfuzzer" | "fresh");
+    // libFuzzer's step builds its own, and fresh machines and mutants do.
+    let builds_its_own = |step: &String| matches!(step.as_str(), "libfuzzer" | "fresh" | "mutants");
     if only.is_empty() || !only.iter().all(builds_its_own) {
         if let Some(code) = needs::provide(workspace, Purpose::Test, consent)? {
             return Ok(code);
@@ -90,6 +92,10 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
         }
         if step == "stacks" {
             good &= seeded::stacks(workspace)?;
+            continue;
+        }
+        if step == "mutants" {
+            good &= mutants::mutants(workspace, filter.as_deref())?;
             continue;
         }
         let filter = filter.as_deref();
