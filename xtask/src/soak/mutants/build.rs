@@ -104,6 +104,9 @@ impl<'w> Tree<'w> {
     /// # Errors
     /// When something does not compile that belongs to no switch.
     pub fn switch(&self, mutants: &[Mutant], log: &mut Log) -> Result<Vec<Program>> {
+        for mutant in mutants.iter().filter(|mutant| mutant.is_opaque) {
+            log.leave_alone(mutant)?;
+        }
         for _ in 0..ROUNDS {
             let is_left = |mutant: &&Mutant| {
                 log.is_alone(&mutant.name) || log.outcome(&mutant.name) == Some(&Outcome::Unviable)
@@ -132,7 +135,7 @@ impl<'w> Tree<'w> {
             for (number, is_its_own) in blamed {
                 let mutant = mutants.iter().find(|mutant| mutant.number == number);
                 let mutant = mutant.context("an error in an unknown switch")?;
-                if is_its_own && !mutant.is_opaque {
+                if is_its_own {
                     log.add(mutant, &Outcome::Unviable, Duration::ZERO)?;
                 } else {
                     log.leave_alone(mutant)?;

@@ -66,8 +66,8 @@ struct Mutant {
     /// As cargo-mutants has it, without line and column, so that it keeps its name while lines move; the
     /// second one of a name has ` #2` behind it.
     name: String,
-    /// Whether what it changes is a function that states only a trait of what it returns: what does not
-    /// compile beside the function's own body may still do so in its place.
+    /// Whether it gives another value in place of one of which the function states only traits: beside the
+    /// function's own value that does not compile, in its place it may.
     is_opaque: bool,
     value: Value,
 }
