@@ -105,6 +105,7 @@ fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)>
         edits: Vec::new(),
         done: BTreeSet::new(),
         constants: 0,
+        has_rest: false,
     };
     places.visit_file(&file);
     let Places { mut edits, done, .. } = places;
@@ -160,6 +161,8 @@ struct Places<'s> {
     done: BTreeSet<u64>,
     /// Within so many constants: nothing there is decided when the program runs.
     constants: usize,
+    /// Whether the match around has an arm for all that others leave.
+    has_rest: bool,
 }
 
 impl<'s> Places<'s> {
@@ -389,9 +392,16 @@ impl<'ast> Visit<'ast> for Places<'_> {
         visit::visit_expr_unary(self, item);
     }
 
+    fn visit_expr_match(&mut self, item: &'ast syn::ExprMatch) {
+        let is_rest = |arm: &syn::Arm| matches!(arm.pat, syn::Pat::Wild(_)) && arm.guard.is_none();
+        let outer = std::mem::replace(&mut self.has_rest, item.arms.iter().any(is_rest));
+        visit::visit_expr_match(self, item);
+        self.has_rest = outer;
+    }
+
     fn visit_arm(&mut self, arm: &'ast syn::Arm) {
         let deleted = self.at(arm.span(), "MatchArm");
-        if let (None, [mutant]) = (&arm.guard, deleted.as_slice()) {
+        if let (None, [mutant], true) = (&arm.guard, deleted.as_slice(), self.has_rest) {
             let pattern = arm.pat.span().byte_range();
             self.around(&pattern, &deleted, "", &format!(" if !{}", mutant.on()));
         }

@@ -99,6 +99,7 @@ pub fn used(evidence: &Evidence, pod: PodUid) -> Vec<Used> {
             | EventKind::Guard
             | EventKind::PodLoss
             | EventKind::LayerWrite
+            | EventKind::Load
             | EventKind::Name => {}
         }
     }

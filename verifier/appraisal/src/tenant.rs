@@ -405,13 +405,13 @@ impl Case<'_> {
             None => None,
         };
         self.vouched(said, first.as_ref(), &last, covered, findings);
-        if let Some(first) = &first {
-            if first.checkpoint.number != 0 || first.checkpoint.boot_id != bundle.boot_id {
-                findings.push(fail(
-                    Rule::Chain,
-                    "the first checkpoint is not number 0 of this boot",
-                ));
-            }
+        if let Some(first) = &first
+            && (first.checkpoint.number != 0 || first.checkpoint.boot_id != bundle.boot_id)
+        {
+            findings.push(fail(
+                Rule::Chain,
+                "the first checkpoint is not number 0 of this boot",
+            ));
         }
         let stated = first.as_ref().and_then(|first| first.checkpoint.key.clone());
         let remembered = followed.map(|before| before.checkpoint_key.clone());

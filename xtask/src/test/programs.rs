@@ -37,7 +37,7 @@ pub fn build(what: &str, command: &mut Command) -> Result<Vec<Program>> {
 }
 
 /// The test program that a message of cargo's names.
-fn program(message: &str) -> Option<Program> {
+pub fn program(message: &str) -> Option<Program> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     let executable = message["executable"].as_str()?;
     if message["profile"]["test"] != true {

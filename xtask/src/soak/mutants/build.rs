@@ -24,6 +24,12 @@ use super::{Mutant, PACKAGE, ROOT, SOURCES, list_file};
 /// So many times switches that do not compile are taken out; each stage of the compiler has errors of its own.
 const ROUNDS: u32 = 20;
 
+enum Built {
+    Programs(Vec<Program>),
+    /// The compiler's errors.
+    Not(Vec<Value>),
+}
+
 /// See the module.
 pub struct Tree<'w> {
     workspace: &'w Workspace,
@@ -93,11 +99,14 @@ impl<'w> Tree<'w> {
         sha256(&bytes)
     }
 
-    /// Puts switches into the copy, but for those that do not compile.
+    /// Puts switches into the copy, but for those that do not compile, and gives its test programs.
     ///
     /// # Errors
     /// When something does not compile that belongs to no switch.
-    pub fn switch(&self, mutants: &[Mutant], log: &mut Log) -> Result<()> {
+    pub fn switch(&self, mutants: &[Mutant], log: &mut Log) -> Result<Vec<Program>> {
+        for mutant in mutants.iter().filter(|mutant| mutant.is_opaque) {
+            log.leave_alone(mutant)?;
+        }
         for _ in 0..ROUNDS {
             let is_left = |mutant: &&Mutant| {
                 log.is_alone(&mutant.name) || log.outcome(&mutant.name) == Some(&Outcome::Unviable)
@@ -113,15 +122,20 @@ impl<'w> Tree<'w> {
                     log.leave_alone(mutant)?;
                 }
             }
-            let blamed = self.check()?;
-            if blamed.is_empty() {
-                return Ok(());
-            }
+            shell::heading(&format!(
+                "compiling the rules and their tests with {} mutants",
+                done.len()
+            ));
+            let messages = match self.build()? {
+                Built::Programs(programs) => return Ok(programs),
+                Built::Not(messages) => messages,
+            };
+            let blamed = self.blamed(&messages)?;
             println!("soak mutants: {} switches do not compile", blamed.len());
             for (number, is_its_own) in blamed {
                 let mutant = mutants.iter().find(|mutant| mutant.number == number);
                 let mutant = mutant.context("an error in an unknown switch")?;
-                if is_its_own && !mutant.is_opaque {
+                if is_its_own {
                     log.add(mutant, &Outcome::Unviable, Duration::ZERO)?;
                 } else {
                     log.leave_alone(mutant)?;
@@ -161,50 +175,55 @@ impl<'w> Tree<'w> {
         Ok(serde_json::from_str(&shell::spoken(&mut command)?)?)
     }
 
-    fn cargo(&self) -> Command {
+    /// Builds the test programs, in the open but for errors. What a test takes is what the plain library of
+    /// it takes, so that no package is compiled twice.
+    fn build(&self) -> Result<Built> {
         let mut command = tools::cargo(self.workspace);
         command
             .current_dir(&self.dir)
             .env("CARGO_TARGET_DIR", &self.workspace.target);
-        command
-    }
-
-    /// The mutants whose switches do not compile, and whether an error is in the mutant's own text.
-    fn check(&self) -> Result<BTreeMap<u64, bool>> {
-        let mut command = self.cargo();
         command.args([
-            "check",
+            "test",
             "--locked",
             "-p",
             PACKAGE,
             "--lib",
-            "--message-format",
-            "json",
+            "--test",
+            "integration",
         ]);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
-        let mut blamed = BTreeMap::new();
+        command.args(["--no-run", "--message-format", "json"]);
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = output.context("starting cargo test")?;
+        let said = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
-            return Ok(blamed);
+            return Ok(Built::Programs(
+                said.lines().filter_map(programs::program).collect(),
+            ));
         }
+        let messages = said
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let errors = messages.map(|mut line| line["message"].take());
+        Ok(Built::Not(
+            errors.filter(|message| message["level"] == "error").collect(),
+        ))
+    }
+
+    /// The mutants whose switches do not compile, and whether each error is in the mutant's own text.
+    fn blamed(&self, errors: &[Value]) -> Result<BTreeMap<u64, bool>> {
+        let mut blamed = BTreeMap::new();
         let mut others = String::new();
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let Ok(message) = serde_json::from_str::<Value>(line) else {
-                continue;
-            };
-            let message = &message["message"];
-            if message["level"] != "error" {
-                continue;
-            }
-            let found = self.blame(message)?;
-            if found.is_empty() && message["spans"].as_array().is_some_and(|spans| !spans.is_empty()) {
-                others.push_str(message["rendered"].as_str().unwrap_or_default());
+        for error in errors {
+            let found = self.blame(error)?;
+            if found.is_empty() && error["spans"].as_array().is_some_and(|spans| !spans.is_empty()) {
+                others.push_str(error["rendered"].as_str().unwrap_or_default());
             }
             for (number, is_its_own) in found {
                 *blamed.entry(number).or_insert(true) &= is_its_own;
             }
         }
         if blamed.is_empty() {
-            bail!("the rules with switches do not compile\n{others}");
+            bail!("the rules with switches, or their tests, do not compile\n{others}");
         }
         Ok(blamed)
     }
@@ -242,24 +261,6 @@ impl<'w> Tree<'w> {
         Ok(Vec::new())
     }
 
-    /// The test programs.
-    ///
-    /// # Errors
-    /// When they do not compile.
-    pub fn programs(&self) -> Result<Vec<Program>> {
-        let mut command = self.cargo();
-        command.args([
-            "test",
-            "--locked",
-            "-p",
-            PACKAGE,
-            "--lib",
-            "--test",
-            "integration",
-        ]);
-        programs::build("the rules' tests, with mutants", &mut command)
-    }
-
     /// The test programs with a mutant that has no switch; `None` if it does not compile.
     ///
     /// # Errors
@@ -275,17 +276,9 @@ impl<'w> Tree<'w> {
         // The file as it is but for this mutant: what else has switches rests on nothing in it.
         let text = format!("{}{replacement} {}", &source[..start], &source[end..]);
         std::fs::write(self.dir.join(&file), text)?;
-        let mut command = self.cargo();
-        command.args(["check", "--quiet", "--locked", "-p", PACKAGE, "--lib"]);
-        let status = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()?;
-        if status.success() {
-            self.programs().map(Some)
-        } else {
-            Ok(None)
+        match self.build()? {
+            Built::Programs(programs) => Ok(Some(programs)),
+            Built::Not(_) => Ok(None),
         }
     }
 

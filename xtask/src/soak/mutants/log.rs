@@ -118,6 +118,9 @@ impl Log {
 
     /// Notes that a mutant has no switch.
     pub fn leave_alone(&mut self, mutant: &Mutant) -> Result<()> {
+        if self.is_alone(&mutant.name) {
+            return Ok(());
+        }
         self.alone.push(mutant.name.clone());
         self.write(&mutant.name, "alone", "", Duration::ZERO)
     }

@@ -66,8 +66,8 @@ struct Mutant {
     /// As cargo-mutants has it, without line and column, so that it keeps its name while lines move; the
     /// second one of a name has ` #2` behind it.
     name: String,
-    /// Whether what it changes is a function that states only a trait of what it returns: what does not
-    /// compile beside the function's own body may still do so in its place.
+    /// Whether it gives another value in place of one of which the function states only traits: beside the
+    /// function's own value that does not compile, in its place it may.
     is_opaque: bool,
     value: Value,
 }
@@ -81,8 +81,8 @@ pub fn mutants(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     let accepted = Accepted::read(workspace)?;
     let tree = Tree::copy(workspace, &folder, &mutants)?;
     let mut log = Log::open(&folder, tree.digest(CODE)?, tree.digest(TESTS)?)?;
-    tree.switch(&mutants, &mut log)?;
-    let mut trials = Trials::begin(&tree, &folder, log.code())?;
+    let programs = tree.switch(&mutants, &mut log)?;
+    let mut trials = Trials::begin(programs, &folder, log.code())?;
     // Those without a switch come last: each has a build of its own.
     let (alone, switched): (Vec<_>, Vec<_>) = chosen(&mutants, filter)
         .into_iter()

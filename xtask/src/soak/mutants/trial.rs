@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use crate::test::programs::Program;
 
 use super::Mutant;
-use super::build::Tree;
 use super::log::Outcome;
 
 /// So much longer than without a mutant a group of tests may take, and so many seconds more.
@@ -83,13 +82,12 @@ enum End {
 }
 
 impl Trials {
-    /// Builds the tests, and runs each once alone: how long it takes, and which switches it comes by. That is
-    /// kept as long as the code is the same.
+    /// Runs each test once alone: how long it takes, and which switches it comes by. That is kept as long as
+    /// the code is the same.
     ///
     /// # Errors
-    /// When they do not compile, or one fails.
-    pub fn begin(tree: &Tree<'_>, folder: &Path, code: &str) -> Result<Self> {
-        let programs = tree.programs()?;
+    /// When one fails.
+    pub fn begin(programs: Vec<Program>, folder: &Path, code: &str) -> Result<Self> {
         let path = folder.join("reached.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let lines = text
