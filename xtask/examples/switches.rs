@@ -1,10 +1,10 @@
-//! All mutants of some sources in one build: each place that cargo-mutants would change gets a switch, and the
-//! environment says which one is on. Run by `cargo xtask soak --step mutants`.
+//! All mutants of some sources in one build: each place that cargo-mutants would change gets a switch, and
+//! the environment says which one is on. Run by `cargo xtask soak --step mutants`.
 //!
-//! Promises: with no switch on, the code does what the source does; an operand is evaluated once, at its turn;
-//! marks around a switch and its mutants say where a compiler's error belongs. A place that can have no switch
-//! (a constant, a chain with `let`, a field) is left as it is. Not here: which mutants there are, and what
-//! tests make of them.
+//! Promises: with no switch on, the code does what the source does; an operand is evaluated once, at its
+//! turn; marks around a switch and its mutants say where a compiler's error belongs. A place that can have no
+//! switch (a constant, a chain with `let`, a field) is left as it is. Not here: which mutants there are, and
+//! what tests make of them.
 
 use anyhow::{Context as _, Result, bail};
 use proc_macro2::Span;

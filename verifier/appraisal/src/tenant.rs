@@ -5,6 +5,7 @@
 //! the code that judges them in whole evidence. Not here: how a bundle is made (see
 //! `cgpath_evidence::bundle`), files and output.
 
+mod full_verifier;
 mod shown;
 mod verdict;
 
@@ -13,7 +14,6 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 use crate::accept::Waivers;
 use crate::anchors::{Anchors, Said};
 use crate::appraise::Unusable;
-use crate::ear::{self, AttestationResult};
 use crate::inputs::context::{
     CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext, TdState,
 };
@@ -33,7 +33,6 @@ use crate::rules::v08_pods::Names;
 use crate::rules::v09_contents::Usage;
 use crate::rules::waits::Waits;
 use crate::rules::{Rule, v02_bound, v02_coverage, v03_template, v04_chain, v05_join, v06_losses};
-use crate::text::{quoted, utc};
 use cgpath_evidence::{
     Bank, Boot, Checkpoint, Entry, PartitionKey, PartitionLog, PodUid, Provenance, Record, SealedCheckpoint,
     TenantBundle, Tier,
@@ -714,52 +713,6 @@ impl Case<'_> {
             }
         }
         pod
-    }
-
-    /// The result of a full verifier for this checkpoint; without one, why there is none.
-    fn full_verifier(&self, findings: &mut Findings) -> Result<FullVerifier, String> {
-        let Some(token) = &self.bundle.ear else {
-            return Err("the bundle carries no attestation result of a full verifier".to_owned());
-        };
-        let result = AttestationResult::read(token, &self.context.verifiers).map_err(|e| e.to_string())?;
-        let digest = self.bundle.checkpoint_digest();
-        if result.checkpoint != Some(digest) {
-            return Err("the full verifier's result is about another checkpoint".to_owned());
-        }
-        let Some(pod) = result.pods.get(&self.pod) else {
-            return Err("the full verifier's result does not speak of this pod".to_owned());
-        };
-        match result.expires {
-            Some(end) if self.context.now < end => {}
-            Some(end) => {
-                let end = utc(end);
-                return Err(format!("the full verifier's result counted until {end} UTC"));
-            }
-            None => return Err("the full verifier's result has no end (`exp`)".to_owned()),
-        }
-        let owner = ear::owner_of(self.pod);
-        match &result.audience {
-            Some(audience) if *audience == owner || audience == ear::ANYONE => {}
-            Some(other) => {
-                let other = quoted(other);
-                return Err(format!(
-                    "the full verifier's result is for {other}, not for {owner}"
-                ));
-            }
-            None => return Err("the full verifier's result says not whom it is for (`aud`)".to_owned()),
-        }
-        for (what, status) in [("the node", result.node), ("this pod", *pod)] {
-            if !status.is_good() {
-                findings.push(
-                    fail(Rule::Absent, format!("the full verifier does not trust {what}"))
-                        .found(format!("{status:?}")),
-                );
-            }
-        }
-        Ok(FullVerifier {
-            time: result.time,
-            dangerous: result.dangerous,
-        })
     }
 
     fn remember(

@@ -21,7 +21,8 @@ use crate::{build as tools, shell};
 use super::log::{Log, Outcome};
 use super::{Mutant, PACKAGE, ROOT, SOURCES, list_file};
 
-/// So many times switches that do not compile are taken out; each stage of the compiler has errors of its own.
+/// So many times switches that do not compile are taken out; each stage of the compiler has errors of its
+/// own.
 const ROUNDS: u32 = 20;
 
 enum Built {
