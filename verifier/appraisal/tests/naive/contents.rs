@@ -321,7 +321,7 @@ impl Case<'_> {
 
     /// What the kernel was handed as bytes: the kernel is the node's, also where a pod did it.
     pub(super) fn v11_loads(&mut self) {
-        let allowed = self.policy().kexec == cgpath_policy::Kexec::Allow;
+        let allowed = self.policy().kexec == cgpath_policy::Kexec::AllowUnmeasured;
         let of_host = |digest: &Digest| !self.given.policy.host.paths_of(digest).is_empty();
         let fails = self.records.iter().any(|(_, record)| {
             let Some(load) = record.load.as_deref() else {

@@ -184,18 +184,22 @@ fn a_module_without_a_hash_of_its_bytes_is_not_accepted_whatever_it_is() {
 }
 
 #[test]
-fn a_kernel_that_was_handed_over_as_bytes_fails_unless_the_policy_allows_kexec() {
+fn a_kernel_that_was_handed_over_as_bytes_fails_unless_the_policy_allows_what_is_not_measured() {
     // Even if a hash came with it, that of an accepted content: it is not one of that kernel.
     for hash in [
         FileHash::Unhashed(0),
         FileHash::Measured(sha256(b"/usr/bin/tool")),
     ] {
-        for verdict in loaded("", Loaded::Kexec, &hash) {
-            let finding = fails(&verdict, Rule::Host, "kexec_load was called");
-            assert_eq!(finding.subject, Subject::Node);
+        for policy in ["", "kexec: allow\n"] {
+            for verdict in loaded(policy, Loaded::Kexec, &hash) {
+                let finding = fails(&verdict, Rule::Host, "kexec_load was called");
+                assert_eq!(finding.subject, Subject::Node);
+            }
         }
-        for verdict in loaded("kexec: allow\n", Loaded::Kexec, &hash) {
+        for verdict in loaded("kexec: allow-unmeasured\n", Loaded::Kexec, &hash) {
             assert!(verdict.trusted, "{verdict}");
+            let said = |text: &&String| text.as_str() == "kexec: allow-unmeasured";
+            assert_eq!(verdict.relaxations.iter().filter(said).count(), 1, "{verdict}");
             let is_it = |f: &&Finding| f.severity == Severity::Tolerated && f.rule == Rule::Host;
             assert_eq!(verdict.node.findings.iter().filter(is_it).count(), 1, "{verdict}");
         }
