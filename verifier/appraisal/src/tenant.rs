@@ -91,7 +91,7 @@ impl TenantState {
     }
 }
 
-/// Why a pod is no more than its partition of which nothing is sealed but what the container runtime calls it.
+/// Why a pod is no more than its partition of which nothing is sealed but its name.
 const NOTHING_RAN: &str = "nothing is sealed of this pod but its name, so that there is nothing to trust yet";
 
 /// The two checkpoints that matter here.
@@ -187,6 +187,7 @@ impl Case<'_> {
                     .expected(self.pod),
             );
         }
+        self.parts(&mut findings);
         let previous = context
             .previous
             .as_ref()
@@ -295,6 +296,25 @@ impl Case<'_> {
             notes,
             findings: findings.into_vec(),
             state,
+        }
+    }
+
+    /// V1: what comes along is of the kind that the quote is. Nothing reads the other kind's, so it could be
+    /// anything.
+    fn parts(&self, findings: &mut Findings) {
+        let bundle = self.bundle;
+        let is_of_tpm = bundle.quote.tpm.is_some();
+        if !is_of_tpm && bundle.registers.is_some() {
+            findings.push(fail(
+                Rule::Quote,
+                "the bundle has a TPM's registers, and its quote is a trust domain's alone",
+            ));
+        }
+        if is_of_tpm && bundle.register_log.is_some() {
+            findings.push(fail(
+                Rule::Quote,
+                "the bundle has the log of a trust domain's register, and its quote is a TPM's",
+            ));
         }
     }
 

@@ -1,7 +1,8 @@
 //! Entries that a bundle shows whole, and their places in its list, where they stand redacted.
 //!
-//! Promise: what a quote covers decides by what they are found, by template digests under a PCR and by hashes
-//! of their bytes under a register of a trust domain. Not here: what stands in them.
+//! Promise: where the list begins at 0, each is found there, by its template digest under a PCR and by the
+//! hash of its bytes under a register of a trust domain. Behind 0 that is looked for no more: what binds it
+//! is the template digest in its sealed record. Not here: what stands in them.
 
 use super::{Case, fail};
 use crate::inputs::decoded::View;
