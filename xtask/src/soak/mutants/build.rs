@@ -1,8 +1,8 @@
 //! A copy of the repository in which the rules have all their mutants, each behind a switch.
 //!
-//! Promises: what did not change is not compiled again, and third-party artifacts are those of the
-//! repository's own builds. A switch that does not compile is taken out: where the mutant itself cannot
-//! compile that is what becomes of it, else it gets a build of its own. Not here: which tests kill it.
+//! Promises: what did not change is not compiled again, and nothing of it gets into the repository's own
+//! builds. A switch that does not compile is taken out: where the mutant itself cannot compile that is what
+//! becomes of it, else it gets a build of its own. Not here: which tests kill it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -34,6 +34,8 @@ enum Built {
 pub struct Tree<'w> {
     workspace: &'w Workspace,
     dir: PathBuf,
+    /// Its own, for cargo takes a package of the copy for that of the repository.
+    target: PathBuf,
     list: PathBuf,
     /// Files of the repository.
     files: Vec<String>,
@@ -79,6 +81,7 @@ impl<'w> Tree<'w> {
         Ok(Self {
             workspace,
             dir,
+            target: folder.join("target"),
             list: list_file(folder),
             files,
         })
@@ -181,7 +184,7 @@ impl<'w> Tree<'w> {
         let mut command = tools::cargo(self.workspace);
         command
             .current_dir(&self.dir)
-            .env("CARGO_TARGET_DIR", &self.workspace.target);
+            .env("CARGO_TARGET_DIR", &self.target);
         command.args([
             "test",
             "--locked",
