@@ -17,8 +17,8 @@ use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 use syn::{BinOp, Expr, UnOp};
 
-/// What the mutated crate asks.
-const RUNTIME: &str = include_str!("switches/runtime.rs");
+/// What the mutated crate asks: its module `mutants`.
+pub const RUNTIME: &str = include_str!("switches/runtime.rs");
 
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -61,7 +61,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// One of cargo-mutants' list, as far as it matters here.
 #[derive(Debug)]
-struct Mutant {
+pub struct Mutant {
     number: u64,
     /// Line and column of what is replaced, from 1.
     at: (u64, u64),
@@ -70,7 +70,8 @@ struct Mutant {
 }
 
 impl Mutant {
-    fn of(value: &Value) -> Option<(String, Mutant)> {
+    /// The file and the mutant of an object of that list; none if it is not of its form.
+    pub fn of(value: &Value) -> Option<(String, Mutant)> {
         let start = &value["span"]["start"];
         let mutant = Mutant {
             number: value["number"].as_u64()?,
@@ -97,7 +98,7 @@ impl Mutant {
 ///
 /// # Errors
 /// When it is no Rust.
-fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)> {
+pub fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)> {
     let file = syn::parse_file(source)?;
     let mut places = Places {
         source,
