@@ -166,3 +166,32 @@ fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_lis
     fails(&boot(vec![pod(4)]), Rule::Host, "no reference value");
     fails(&boot(vec![]), Rule::Host, "no reference value");
 }
+
+#[test]
+fn what_a_node_calls_itself_is_noted_where_it_is_another_name_and_fails_nothing() {
+    let mut node = busy();
+    let mut evidence = node.attest(NONCE);
+    let is_noted = |verdict: &Verdict| {
+        verdict
+            .node
+            .notes
+            .iter()
+            .any(|note| note.contains("calls itself"))
+    };
+    assert!(!is_noted(&appraised(&node, &evidence)));
+    evidence.node = "another".into();
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted && is_noted(&verdict), "{verdict}");
+}
+
+#[test]
+fn whose_an_entry_is_rests_on_records_in_the_tier_that_has_no_more() {
+    let mut node = busy();
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    let observed = cgpath_evidence::Provenance::Observed;
+    assert!(
+        verdict.pods.iter().all(|pod| pod.provenance == observed),
+        "{verdict}"
+    );
+}

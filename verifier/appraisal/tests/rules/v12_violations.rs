@@ -63,6 +63,18 @@ fn violations_of_one_file_are_counted_one_by_one() {
     node.seal(None);
     let evidence = node.attest(NONCE);
     fails(&appraised(&node, &evidence), Rule::Violations, "has no record");
+    // Each has its record: the pod answers for both, and the node for none.
+    let mut node = busy();
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(
+        states(&verdict),
+        [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
+    );
 }
 
 #[test]
