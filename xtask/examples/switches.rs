@@ -1,10 +1,10 @@
-//! All mutants of some sources in one build: each place that cargo-mutants would change gets a switch, and the
-//! environment says which one is on. Run by `cargo xtask soak --step mutants`.
+//! All mutants of some sources in one build: each place that cargo-mutants would change gets a switch, and
+//! the environment says which one is on. Run by `cargo xtask soak --step mutants`.
 //!
-//! Promises: with no switch on, the code does what the source does; an operand is evaluated once, at its turn;
-//! marks around a switch and its mutants say where a compiler's error belongs. A place that can have no switch
-//! (a constant, a chain with `let`, a field) is left as it is. Not here: which mutants there are, and what
-//! tests make of them.
+//! Promises: with no switch on, the code does what the source does; an operand is evaluated once, at its
+//! turn; marks around a switch and its mutants say where a compiler's error belongs. A place that can have no
+//! switch (a constant, a chain with `let`, a field) is left as it is. Not here: which mutants there are, and
+//! what tests make of them.
 
 use anyhow::{Context as _, Result, bail};
 use proc_macro2::Span;
@@ -36,18 +36,19 @@ fn main() -> Result<()> {
             mutants.push(mutant);
         }
     }
-    let mut all = Vec::new();
+    let (mut switches, mut unviable) = (BTreeSet::new(), BTreeSet::new());
     for (file, mutants) in &files {
         let source = read(from.join(file))?;
-        let (text, done) = switched(&source, mutants).with_context(|| format!("parsing {file}"))?;
-        write(&to.join(file), &text)?;
-        all.extend(done);
+        let done = switched(&source, mutants).with_context(|| format!("parsing {file}"))?;
+        write(&to.join(file), &done.text)?;
+        switches.extend(done.switches);
+        unviable.extend(done.unviable);
     }
     let runtime = crate_root.with_file_name("mutants.rs");
     write(&to.join(runtime), RUNTIME)?;
     let source = read(from.join(crate_root))?;
     write(&to.join(crate_root), &format!("{source}\nmod mutants;\n"))?;
-    println!("{}", json!(all));
+    println!("{}", json!({ "switches": switches, "unviable": unviable }));
     Ok(())
 }
 
@@ -94,22 +95,38 @@ impl Mutant {
     }
 }
 
-/// The source with switches for these mutants, and the numbers of those that have one.
+/// A source with switches.
+#[derive(Debug)]
+pub struct Switched {
+    pub text: String,
+    /// The numbers of the mutants that have one.
+    pub switches: BTreeSet<u64>,
+    /// The numbers of those that cannot compile.
+    pub unviable: BTreeSet<u64>,
+}
+
+/// Puts switches for these mutants into a source.
 ///
 /// # Errors
 /// When it is no Rust.
-pub fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)> {
+pub fn switched(source: &str, mutants: &[Mutant]) -> Result<Switched> {
     let file = syn::parse_file(source)?;
     let mut places = Places {
         source,
         mutants,
         edits: Vec::new(),
-        done: BTreeSet::new(),
+        switches: BTreeSet::new(),
+        unviable: BTreeSet::new(),
         constants: 0,
         has_rest: false,
     };
     places.visit_file(&file);
-    let Places { mut edits, done, .. } = places;
+    let Places {
+        mut edits,
+        switches,
+        unviable,
+        ..
+    } = places;
     edits.sort_by_key(Edit::turn);
     let (mut text, mut at) = (String::new(), 0);
     for edit in &edits {
@@ -122,7 +139,11 @@ pub fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u6
         at = edit.at.end;
     }
     text.push_str(&source[at..]);
-    Ok((text, done))
+    Ok(Switched {
+        text,
+        switches,
+        unviable,
+    })
 }
 
 /// What is put into the source.
@@ -159,7 +180,8 @@ struct Places<'s> {
     source: &'s str,
     mutants: &'s [Mutant],
     edits: Vec<Edit>,
-    done: BTreeSet<u64>,
+    switches: BTreeSet<u64>,
+    unviable: BTreeSet<u64>,
     /// Within so many constants: nothing there is decided when the program runs.
     constants: usize,
     /// Whether the match around has an arm for all that others leave.
@@ -208,7 +230,7 @@ impl<'s> Places<'s> {
         let numbers = numbers.join(",");
         self.before(whole, format!("/*[{numbers}*/{before}"));
         self.behind(whole, format!("{behind}/*{numbers}]*/"));
-        self.done.extend(mutants.iter().map(|mutant| mutant.number));
+        self.switches.extend(mutants.iter().map(|mutant| mutant.number));
     }
 
     fn in_constant(&mut self, visit: impl FnOnce(&mut Self)) {
@@ -228,7 +250,7 @@ impl<'s> Places<'s> {
         for mutant in mutants {
             let text = format!("if {} {{ return {}; }}", mutant.on(), mutant.replacement);
             self.before(&(begin.end..begin.end), mutant.marked(&text));
-            self.done.insert(mutant.number);
+            self.switches.insert(mutant.number);
         }
     }
 
@@ -253,6 +275,8 @@ impl<'s> Places<'s> {
             BinOp::And(_) | BinOp::Or(_) => {
                 let [mutant] = mutants.as_slice() else { return };
                 if has_let(left) || has_let(right) {
+                    // Beside a `let` there is no `||`.
+                    self.unviable.insert(mutant.number);
                     return;
                 }
                 // `a && b` and `a || b` differ in which value of `a` is the answer already.

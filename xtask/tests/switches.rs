@@ -146,8 +146,12 @@ fn a_switch_makes_the_mutant_and_none_changes_nothing() {
         .enumerate()
         .map(|(number, kind)| mutant(number, kind))
         .collect();
-    let (text, done) = switched(SOURCE, &mutants).unwrap();
-    assert_eq!(done, (0..MUTANTS.len() as u64).collect());
+    let done = switched(SOURCE, &mutants).unwrap();
+    let switches: Vec<u64> = done.switches.into_iter().collect();
+    assert_eq!(switches, (0..MUTANTS.len() as u64).collect::<Vec<_>>());
+    let let_chain = MUTANTS.len() as u64 + 1;
+    assert_eq!(done.unviable.into_iter().collect::<Vec<_>>(), [let_chain]);
+    let text = done.text;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("switches");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("mutants.rs"), RUNTIME).unwrap();

@@ -21,7 +21,8 @@ use crate::{build as tools, shell};
 use super::log::{Log, Outcome};
 use super::{Mutant, PACKAGE, ROOT, SOURCES, list_file};
 
-/// So many times switches that do not compile are taken out; each stage of the compiler has errors of its own.
+/// So many times switches that do not compile are taken out: each stage of the compiler has errors of its
+/// own.
 const ROUNDS: u32 = 20;
 
 enum Built {
@@ -119,9 +120,11 @@ impl<'w> Tree<'w> {
                 .filter(is_left)
                 .map(|mutant| mutant.number)
                 .collect();
-            let done = self.write_switches(mutants, &left)?;
+            let (done, unviable) = self.write_switches(mutants, &left)?;
             for mutant in mutants {
-                if !done.contains(&mutant.number) && !left.contains(&mutant.number) {
+                if unviable.contains(&mutant.number) {
+                    log.add(mutant, &Outcome::Unviable, Duration::ZERO)?;
+                } else if !done.contains(&mutant.number) && !left.contains(&mutant.number) {
                     log.leave_alone(mutant)?;
                 }
             }
@@ -148,8 +151,12 @@ impl<'w> Tree<'w> {
         bail!("switches still do not compile after {ROUNDS} rounds")
     }
 
-    /// Gives the numbers of the mutants that have a switch.
-    fn write_switches(&self, mutants: &[Mutant], left: &BTreeSet<u64>) -> Result<BTreeSet<u64>> {
+    /// Gives the numbers of the mutants that have a switch, and of those that cannot compile.
+    fn write_switches(
+        &self,
+        mutants: &[Mutant],
+        left: &BTreeSet<u64>,
+    ) -> Result<(BTreeSet<u64>, BTreeSet<u64>)> {
         let values: Vec<Value> = mutants
             .iter()
             .map(|mutant| {
@@ -175,7 +182,12 @@ impl<'w> Tree<'w> {
             .arg(ROOT)
             .arg(&self.list)
             .arg(&self.dir);
-        Ok(serde_json::from_str(&shell::spoken(&mut command)?)?)
+        let written: Value = serde_json::from_str(&shell::spoken(&mut command)?)?;
+        let numbers = |key: &str| -> Option<BTreeSet<u64>> {
+            written[key].as_array()?.iter().map(Value::as_u64).collect()
+        };
+        let both = numbers("switches").zip(numbers("unviable"));
+        both.context("the switches' program says another thing than numbers")
     }
 
     /// Builds the test programs, in the open but for errors. What a test takes is what the plain library of

@@ -2,9 +2,9 @@
 //!
 //! Promises: a run ends after about two hours and the next one goes on where it ended; another byte in the
 //! sources of the appraisal, or of what they rest on, begins anew, and other tests only try again what
-//! survived; what became of each mutant is kept, a line each. Cargo-mutants says which mutants there are; that
-//! one build holds nearly all of them, each behind a switch (`examples/switches.rs`), is ours: a build for each
-//! would take a day. Not here: the tests.
+//! survived; what became of each mutant is kept, a line each. Cargo-mutants says which mutants there are;
+//! that one build holds nearly all of them, each behind a switch (`examples/switches.rs`), is ours: a build
+//! for each would take a day. Not here: the tests.
 
 mod accepted;
 mod build;
