@@ -98,6 +98,7 @@ impl Mutant {
 /// A source with switches.
 #[derive(Debug)]
 pub struct Switched {
+    /// All of it.
     pub text: String,
     /// The numbers of the mutants that have one.
     pub switches: BTreeSet<u64>,
