@@ -195,3 +195,19 @@ fn whose_an_entry_is_rests_on_records_in_the_tier_that_has_no_more() {
         "{verdict}"
     );
 }
+
+#[test]
+fn a_pods_uid_is_shown_as_its_cgroup_has_it() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let uid = pod(2).undashed();
+    let actor = Actor {
+        cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
+        ..Actor::pod(pod(2), "/bin/app")
+    };
+    node.execute_good(&actor, "/bin/app");
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.pod(pod(2)).unwrap().undashed, "{verdict}");
+    assert!(!verdict.pod(pod(1)).unwrap().undashed, "{verdict}");
+}

@@ -11,6 +11,8 @@ fn a_violation_makes_the_partition_that_its_record_names_untrusted_and_no_other(
     let finding = fails(&verdict, Rule::Violations, "written while it was measured");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    // Beside the two of its files.
+    assert_eq!(verdict.pod(pod(2)).unwrap().entries, 3);
     assert_eq!(
         states(&verdict),
         [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]

@@ -247,11 +247,10 @@ fn a_record_whose_entry_is_not_in_the_list_is_refused() {
     let ghost = Measurement::ima_ng(b"/bin/app", &sha256(b"ghost"));
     node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, 0);
     let evidence = node.attest(NONCE);
-    disbelieved(
-        &appraised(&node, &evidence),
-        Rule::Records,
-        "does not stand in the covered part",
-    );
+    let verdict = appraised(&node, &evidence);
+    disbelieved(&verdict, Rule::Records, "does not stand in the covered part");
+    // Beside the two of its files.
+    assert_eq!(verdict.pod(pod(3)).unwrap().entries, 3);
 }
 
 #[test]
