@@ -564,8 +564,10 @@ impl Policy {
         if file.predating_pods == PredatingPods::Trust {
             found.push("predating-pods: trust".into());
         }
-        if file.kexec == Kexec::Allow {
-            found.push("kexec: allow".into());
+        match file.kexec {
+            Kexec::Deny => {}
+            Kexec::Allow => found.push("kexec: allow".into()),
+            Kexec::AllowUnmeasured => found.push("kexec: allow-unmeasured".into()),
         }
         if file.min_reboot < crate::DEFAULT_MIN_REBOOT {
             found.push(format!("min-reboot: {}", file.min_reboot));

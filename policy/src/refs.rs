@@ -182,6 +182,38 @@ impl Images {
     }
 }
 
+/// Reads what an image has of a layer. `file` is what errors call it, and `values` the SHA-256 that its name
+/// says.
+///
+/// # Errors
+/// [`Error::Meaning`] for another file's bytes, and for values that no image has of a layer; else as
+/// [`Reference::from_json`].
+pub fn values_from_json(file: &str, values: &Digest, json: &[u8]) -> Result<Reference> {
+    let refused = |why: &str| meaning(file, "layers", format!("it {why}"));
+    if Bank::Sha256.hash(&[json]) != *values {
+        return Err(refused(NOT_ITS_NAME));
+    }
+    let reference = Reference::from_json(file, json)?;
+    match misfit(&reference) {
+        Some(why) => Err(refused(why)),
+        None => Ok(reference),
+    }
+}
+
+/// Of a file of values with another hash than its name has.
+pub(crate) const NOT_ITS_NAME: &str = "is not what its name says";
+
+/// Why no image has these values of a layer. Excludes would hide paths in every policy that names the image,
+/// and no output would say so.
+pub(crate) fn misfit(values: &Reference) -> Option<&'static str> {
+    let is_image = values.source.kind == SourceKind::Image;
+    let fits = is_image && !values.learned && values.excludes.is_empty();
+    (!fits).then_some(
+        "is not what an image has of a layer: such values are of kind `image`, not learned, and without \
+         excludes",
+    )
+}
+
 /// Whether a text can be the name of an image that people are shown.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=MAX_IMAGE_NAME).contains(&text.len()) && !text.chars().any(char::is_control)

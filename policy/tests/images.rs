@@ -2,7 +2,9 @@
 //! runtime says that a container runs.
 
 use cgpath_evidence::{Bank, Digest};
-use cgpath_policy::refs::{Image, Images, Layer, by_layers, digest_file, image_file, values_file};
+use cgpath_policy::refs::{
+    Image, Images, Layer, by_layers, digest_file, image_file, values_file, values_from_json,
+};
 use cgpath_policy::{ContainerPolicy, Error, ImageFault, Name, Policy, Reference, Source, SourceKind};
 use std::collections::BTreeMap;
 
@@ -159,6 +161,10 @@ fn an_image_is_meant_by_each_of_its_digests_and_one_that_is_nobodys_is_refused()
             vec![by("log manifest"), "registry.example/log:7".into()],
             // The id decides: another registry packs the same image in another way.
             vec![id("log"), by("a manifest of another registry")],
+            vec![id("log"), by("web manifest")],
+            // An id that names nothing that is listed decides nothing.
+            vec![id("of an image that was pulled in parts"), by("log manifest")],
+            vec![id("web"), by("log manifest")],
         ] {
             assert_eq!(runs(&policy, &said), Ok(sha256("log")), "{way} {said:?}");
         }
@@ -169,7 +175,7 @@ fn an_image_is_meant_by_each_of_its_digests_and_one_that_is_nobodys_is_refused()
             (vec![id("nobody's")], ImageFault::NotListed),
             // In the index, and not of this container.
             (vec![id("web")], ImageFault::NotListed),
-            (vec![id("nobody's"), by("log manifest")], ImageFault::NotListed),
+            (vec![id("nobody's"), by("nobody's")], ImageFault::NotListed),
             (vec![id("log"), id("nobody's")], ImageFault::NotListed),
         ] {
             assert_eq!(runs(&policy, &said), Err(fault), "{way} {said:?}");
@@ -191,6 +197,10 @@ fn of_an_index_the_image_is_meant_that_the_runtimes_id_names_and_none_without() 
     for way in ["web", "web manifest"] {
         assert_eq!(runs(&files.with(&[way]), &[by("web index")]), Ok(sha256("web")));
     }
+    // Nor by digests of two repositories, each of another image.
+    let policy = files.with(&["web manifest", "log"]);
+    let both = [by("web manifest"), by("log manifest")];
+    assert_eq!(runs(&policy, &both), Err(ImageFault::Several));
     // An image that is listed twice is one.
     assert_eq!(container(&files.with(&["web index", "web"])).images.len(), 2);
 }
@@ -300,6 +310,7 @@ fn an_image_that_the_index_does_not_have_is_refused_with_what_to_do() {
         "workloads.yaml: workloads: shop/web: web: image registry.example/shop/web@sha256:",
         "is not in the index of images `refs`",
         "cgpath refs add refs",
+        "cgpath refs list refs",
     ] {
         assert!(why.contains(words), "{why}");
     }
@@ -356,6 +367,54 @@ fn an_index_that_does_not_hold_together_is_refused() {
             .unwrap_err();
         assert!(why.to_string().contains(words), "{why}");
     }
+}
+
+/// Files with the image `web`, whose one layer has these values.
+fn with_values(values: &[u8]) -> Files {
+    let mut files = Files::new();
+    let mut image = Image::new(sha256("web"));
+    let hash = Bank::Sha256.hash(&[values]);
+    files.put(&format!("refs/{}", values_file(&hash)), values.to_vec());
+    let layer = sha256("layer");
+    image.layers.push(Layer { layer, values: hash });
+    let file = format!("refs/{}", image_file(&image.configuration));
+    files.put(&file, image.to_json().into_bytes());
+    files
+}
+
+#[test]
+fn values_that_no_image_has_of_a_layer_are_refused_whatever_their_name() {
+    let good = String::from_utf8(values(SourceKind::Image, BASE)).unwrap();
+    let images = format!("images: {}", listed(&["web"]));
+    with_values(good.as_bytes()).load(&images).unwrap();
+    let excludes = good.replace("\"learned\"", "\"excludes\":[\"^/bin/\"],\n \"learned\"");
+    let learned = good.replace("\"learned\":false", "\"learned\":true");
+    let other = String::from_utf8(values(SourceKind::Rootfs, BASE)).unwrap();
+    for bad in [excludes, learned, other] {
+        let files = with_values(bad.as_bytes());
+        let why = files.load(&images).unwrap_err().to_string();
+        assert!(why.contains("is not what an image has of a layer"), "{bad} {why}");
+        let hash = Bank::Sha256.hash(&[bad.as_bytes()]);
+        Reference::from_json("values.json", bad.as_bytes()).unwrap();
+        values_from_json("values.json", &hash, bad.as_bytes()).unwrap_err();
+        // Nor where the policy names the file as one of its references, too.
+        let named = format!("{images}, references: ['refs/{}']", values_file(&hash));
+        files.load(&named).unwrap_err();
+    }
+    let hash = Bank::Sha256.hash(&[good.as_bytes()]);
+    values_from_json("values.json", &hash, good.as_bytes()).unwrap();
+    let why = values_from_json("values.json", &sha256("another"), good.as_bytes()).unwrap_err();
+    assert!(why.to_string().contains("is not what its name says"), "{why}");
+}
+
+#[test]
+fn a_long_file_of_the_index_is_refused_by_its_length() {
+    let mut files = Files::new();
+    let mut long = files.0[&format!("refs/{}", image_file(&sha256("web")))].clone();
+    long.resize(cgpath_policy::refs::MAX_INDEX_LEN + 1, b' ');
+    files.put(&format!("refs/{}", image_file(&sha256("web"))), long);
+    let why = files.load(&format!("images: {}", listed(&["web"])));
+    assert!(matches!(why, Err(Error::Limit { .. })), "{why:?}");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
 use syn::{BinOp, Expr, UnOp};
 
-/// What the mutated crate asks.
-const RUNTIME: &str = include_str!("switches/runtime.rs");
+/// What the mutated crate asks: its module `mutants`.
+pub const RUNTIME: &str = include_str!("switches/runtime.rs");
 
 fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -36,18 +36,19 @@ fn main() -> Result<()> {
             mutants.push(mutant);
         }
     }
-    let mut all = Vec::new();
+    let (mut switches, mut unviable) = (BTreeSet::new(), BTreeSet::new());
     for (file, mutants) in &files {
         let source = read(from.join(file))?;
-        let (text, done) = switched(&source, mutants).with_context(|| format!("parsing {file}"))?;
-        write(&to.join(file), &text)?;
-        all.extend(done);
+        let done = switched(&source, mutants).with_context(|| format!("parsing {file}"))?;
+        write(&to.join(file), &done.text)?;
+        switches.extend(done.switches);
+        unviable.extend(done.unviable);
     }
     let runtime = crate_root.with_file_name("mutants.rs");
     write(&to.join(runtime), RUNTIME)?;
     let source = read(from.join(crate_root))?;
     write(&to.join(crate_root), &format!("{source}\nmod mutants;\n"))?;
-    println!("{}", json!(all));
+    println!("{}", json!({ "switches": switches, "unviable": unviable }));
     Ok(())
 }
 
@@ -61,7 +62,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// One of cargo-mutants' list, as far as it matters here.
 #[derive(Debug)]
-struct Mutant {
+pub struct Mutant {
     number: u64,
     /// Line and column of what is replaced, from 1.
     at: (u64, u64),
@@ -70,7 +71,8 @@ struct Mutant {
 }
 
 impl Mutant {
-    fn of(value: &Value) -> Option<(String, Mutant)> {
+    /// The file and the mutant of an object of that list; none if it is not of its form.
+    pub fn of(value: &Value) -> Option<(String, Mutant)> {
         let start = &value["span"]["start"];
         let mutant = Mutant {
             number: value["number"].as_u64()?,
@@ -93,22 +95,39 @@ impl Mutant {
     }
 }
 
-/// The source with switches for these mutants, and the numbers of those that have one.
+/// A source with switches.
+#[derive(Debug)]
+pub struct Switched {
+    /// All of it.
+    pub text: String,
+    /// The numbers of the mutants that have one.
+    pub switches: BTreeSet<u64>,
+    /// The numbers of those that cannot compile.
+    pub unviable: BTreeSet<u64>,
+}
+
+/// Puts switches for these mutants into a source.
 ///
 /// # Errors
 /// When it is no Rust.
-fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)> {
+pub fn switched(source: &str, mutants: &[Mutant]) -> Result<Switched> {
     let file = syn::parse_file(source)?;
     let mut places = Places {
         source,
         mutants,
         edits: Vec::new(),
-        done: BTreeSet::new(),
+        switches: BTreeSet::new(),
+        unviable: BTreeSet::new(),
         constants: 0,
         has_rest: false,
     };
     places.visit_file(&file);
-    let Places { mut edits, done, .. } = places;
+    let Places {
+        mut edits,
+        switches,
+        unviable,
+        ..
+    } = places;
     edits.sort_by_key(Edit::turn);
     let (mut text, mut at) = (String::new(), 0);
     for edit in &edits {
@@ -121,7 +140,11 @@ fn switched(source: &str, mutants: &[Mutant]) -> Result<(String, BTreeSet<u64>)>
         at = edit.at.end;
     }
     text.push_str(&source[at..]);
-    Ok((text, done))
+    Ok(Switched {
+        text,
+        switches,
+        unviable,
+    })
 }
 
 /// What is put into the source.
@@ -158,7 +181,8 @@ struct Places<'s> {
     source: &'s str,
     mutants: &'s [Mutant],
     edits: Vec<Edit>,
-    done: BTreeSet<u64>,
+    switches: BTreeSet<u64>,
+    unviable: BTreeSet<u64>,
     /// Within so many constants: nothing there is decided when the program runs.
     constants: usize,
     /// Whether the match around has an arm for all that others leave.
@@ -207,7 +231,7 @@ impl<'s> Places<'s> {
         let numbers = numbers.join(",");
         self.before(whole, format!("/*[{numbers}*/{before}"));
         self.behind(whole, format!("{behind}/*{numbers}]*/"));
-        self.done.extend(mutants.iter().map(|mutant| mutant.number));
+        self.switches.extend(mutants.iter().map(|mutant| mutant.number));
     }
 
     fn in_constant(&mut self, visit: impl FnOnce(&mut Self)) {
@@ -227,7 +251,7 @@ impl<'s> Places<'s> {
         for mutant in mutants {
             let text = format!("if {} {{ return {}; }}", mutant.on(), mutant.replacement);
             self.before(&(begin.end..begin.end), mutant.marked(&text));
-            self.done.insert(mutant.number);
+            self.switches.insert(mutant.number);
         }
     }
 
@@ -252,6 +276,8 @@ impl<'s> Places<'s> {
             BinOp::And(_) | BinOp::Or(_) => {
                 let [mutant] = mutants.as_slice() else { return };
                 if has_let(left) || has_let(right) {
+                    // Beside a `let` there is no `||`.
+                    self.unviable.insert(mutant.number);
                     return;
                 }
                 // `a && b` and `a || b` differ in which value of `a` is the answer already.

@@ -2,7 +2,7 @@
 //!
 //! Promises: a module's hash is of the bytes in the kernel's own memory, which no process can change any
 //! more; what is too long or cannot be read is recorded without one. Only who has CAP_SYS_MODULE or
-//! CAP_SYS_BOOT on the host can cause such a record: the kernel asks before these hooks. Not here: whether
+//! CAP_SYS_BOOT on the host can hand something over: the kernel asks before these hooks. Not here: whether
 //! the kernel takes the module, which it decides later; files (`finit_module`, `kexec_file_load`), which IMA
 //! measures.
 

@@ -1,12 +1,13 @@
 //! The images that a container may run, with their values out of the index of images, and which of them a
 //! container runtime says that it runs.
 //!
-//! Promise: an image that the runtime does not name by one of its digests is none of them: nothing is
-//! guessed. Not here: the index's files (see `refs`), what follows from it (see `cgpath-appraisal`).
+//! Promises: an image that the runtime does not name by one of its digests is none of them: nothing is
+//! guessed; values of images bring no excludes. Not here: the index's files (see `refs`), what follows from it (see `cgpath-appraisal`).
 
 use super::workloads::{beside, of_part};
 use super::{Allowed, ContainerPolicy, Loader};
-use crate::refs::{Image, Images, digest_file, image_file, values_file};
+use crate::error::within;
+use crate::refs::{Image, Images, MAX_INDEX_LEN, NOT_ITS_NAME, digest_file, image_file, misfit, values_file};
 use crate::{Container, Error, ListedImage, Result, WorkloadsFile};
 use cgpath_evidence::Digest;
 use sha2::{Digest as _, Sha256};
@@ -43,10 +44,11 @@ pub enum ImageFault {
     /// The digests are of none of them.
     #[error("its image is none of those that its workload lists")]
     NotListed,
-    /// A digest of an index, whose images of several platforms are listed.
+    /// Its digests are of several of them: one of an index, whose images of several platforms are listed, or
+    /// those of several repositories.
     #[error(
-        "the container runtime names its image by an index alone, and the workload lists images of several \
-         platforms of it"
+        "what the container runtime says of its image names several of those that its workload lists: by an \
+         index of several platforms, or by digests of several repositories"
     )]
     Several,
 }
@@ -55,8 +57,10 @@ impl ContainerPolicy {
     /// Which of its images it runs, by what the container runtime says of it (`image_ref` and `image_id` of
     /// CRI, or `imageID` of the Kubernetes API); `None` where the policy lists no images for it.
     ///
-    /// A digest that stands alone is the runtime's id of the image. Where there is one it decides; else those
-    /// behind a repository's name do, which are of an index or a manifest.
+    /// A digest that stands alone is the runtime's id of the image. Where one names an image of these, the
+    /// ids decide; else those behind a repository's name do, which are of an index or a manifest: CRI-O gives
+    /// an image that it pulled in parts an id that no configuration has. A runtime that lies gains nothing by
+    /// such an id, since it may leave the id out.
     ///
     /// # Errors
     /// [`ImageFault`].
@@ -75,6 +79,11 @@ impl ContainerPolicy {
                 None => {}
             }
         }
+        let is_said = !ids.is_empty() || !others.is_empty();
+        let is_listed = |digest: &Digest| self.images.iter().any(|image| image.image.is_named(digest));
+        if !ids.iter().any(is_listed) {
+            ids.clear();
+        }
         let is_meant = |image: &&ImagePolicy| match ids.is_empty() {
             true => others.iter().any(|digest| image.image.is_named(digest)),
             false => ids.iter().all(|digest| image.image.is_named(digest)),
@@ -83,7 +92,7 @@ impl ContainerPolicy {
         match (meant.next(), meant.next()) {
             (Some(image), None) => Ok(Some(image)),
             (Some(_), Some(_)) => Err(ImageFault::Several),
-            (None, _) if ids.is_empty() && others.is_empty() => Err(ImageFault::NoDigest),
+            (None, _) if !is_said => Err(ImageFault::NoDigest),
             (None, _) => Err(ImageFault::NotListed),
         }
     }
@@ -146,15 +155,14 @@ impl Loader<'_> {
                 let mut all = names.to_vec();
                 for layer in &image.layers {
                     let name = beside(part, &format!("{}/{}", file.refs, values_file(&layer.values)));
-                    self.reference(&name).map_err(of_part(part))?;
+                    let values = self.reference(&name).map_err(of_part(part))?;
                     let hash = self.read.get(&name).map(|(_, hash)| &hash[..]);
-                    if hash != Some(layer.values.bytes()) {
-                        return Err(broken(
-                            part,
-                            key,
-                            listed,
-                            &format!("{name} is not what its name says"),
-                        ));
+                    let why = match hash == Some(layer.values.bytes()) {
+                        true => misfit(&values.reference),
+                        false => Some(NOT_ITS_NAME),
+                    };
+                    if let Some(why) = why {
+                        return Err(broken(part, key, listed, &format!("{name} {why}")));
                     }
                     all.push(name);
                 }
@@ -174,6 +182,7 @@ impl Loader<'_> {
     /// The images that a digest names by the index in the folder `refs`.
     fn images_of(&mut self, part: &str, refs: &str, key: &str, listed: &ListedImage) -> Result<Vec<Image>> {
         let digest = listed.digest();
+        let folder = beside(part, refs);
         let name = beside(part, &format!("{refs}/{}", digest_file(digest)));
         let bytes = self.small_file(&name).map_err(|error| match error {
             Error::Unresolved { why, .. } => Error::Meaning {
@@ -181,8 +190,8 @@ impl Loader<'_> {
                 key: key.to_owned(),
                 why: format!("image {listed} is not in the index of images `{refs}` ({why})"),
                 hint: format!(
-                    "add it: cgpath refs add {} IMAGE; `cgpath refs list` shows which digests are known",
-                    beside(part, refs)
+                    "add it: cgpath refs add {folder} IMAGE; `cgpath refs list {folder}` shows which digests \
+                     are known"
                 ),
             },
             other => other,
@@ -206,6 +215,12 @@ impl Loader<'_> {
             return Ok(bytes.clone());
         }
         let bytes = self.bytes(name)?;
+        within(
+            name,
+            "file of the index of images, in bytes,",
+            &bytes,
+            MAX_INDEX_LEN,
+        )?;
         let hash = Sha256::digest(&bytes).into();
         self.index.insert(name.to_owned(), (bytes.clone(), hash));
         Ok(bytes)

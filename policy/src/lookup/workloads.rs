@@ -144,7 +144,7 @@ impl Workloads {
             if container.container.shared_memory_code == SharedMemoryCode::Trust {
                 found.push(format!("{named}.shared-memory-code: trust"));
             }
-            // Values of images bring none.
+            // Values of images bring none: the loader refuses them.
             let items = container.allowed.excludes().flat_map(|excludes| excludes.items());
             found.extend(items.map(|item| format!("{named}.excludes: {item}")));
         }

@@ -22,7 +22,7 @@ pub(crate) fn misfit(node: &NodePolicy) -> Option<Misfit> {
         ("boot", node.boot.is_some()),
         ("dangerous-boot-not-judged", node.dangerous_boot_not_judged),
         ("padded-banks", node.padded_banks == PaddedBanks::Report),
-        ("kexec", node.kexec == Kexec::Allow),
+        ("kexec", node.kexec.is_allowed()),
     ];
     if has_pcr && node.accept.banks.is_empty() {
         return Some((

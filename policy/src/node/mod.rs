@@ -191,15 +191,25 @@ pub enum PredatingPods {
     Untrust,
 }
 
-/// What to do about a kernel started by kexec (V7).
+/// What to do about a kernel started by kexec (V7), and about one that was handed over as bytes (V11).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kexec {
     /// The node is untrusted.
     #[default]
     Deny,
-    /// Accepted where the new kernel and initramfs were measured.
+    /// A kernel may be started. Files that were loaded for it are appraised as all others; `kexec_load`, which shows
+    /// nothing of its kernel, fails.
     Allow,
+    /// The same, and `kexec_load` is tolerated: what runs then, nothing says.
+    AllowUnmeasured,
+}
+
+impl Kexec {
+    /// Whether a kernel may be started by kexec.
+    pub fn is_allowed(self) -> bool {
+        self != Kexec::Deny
+    }
 }
 
 /// The guard of the collector's own parts (V14).

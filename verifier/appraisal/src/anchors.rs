@@ -135,7 +135,7 @@ impl Said {
         let asked = v07_history::Asked {
             now: context.now,
             min_reboot: policy.file.min_reboot,
-            kexec_allowed: policy.file.kexec == cgpath_policy::Kexec::Allow,
+            kexec_allowed: policy.file.kexec.is_allowed(),
         };
         if !anchors.has_pcr {
             let before = context.previous.as_ref();

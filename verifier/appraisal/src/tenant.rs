@@ -91,6 +91,9 @@ impl TenantState {
     }
 }
 
+/// Why a pod is no more than its partition of which nothing is sealed but its name.
+const NOTHING_RAN: &str = "nothing is sealed of this pod but its name, so that there is nothing to trust yet";
+
 /// The two checkpoints that matter here.
 struct Chained {
     last: SealedCheckpoint,
@@ -184,6 +187,7 @@ impl Case<'_> {
                     .expected(self.pod),
             );
         }
+        self.parts(&mut findings);
         let previous = context
             .previous
             .as_ref()
@@ -245,15 +249,22 @@ impl Case<'_> {
         {
             pod.state = State::PredatesCollector;
         }
-        let full = self.full_verifier(&mut findings);
+        let own = verdict.as_ref().map(|pod| pod.state);
+        let full = self.full_verifier(own, &mut findings, &mut notes);
         let failed = findings.has_failure();
-        let is_good = verdict.as_ref().is_some_and(|pod| pod.state == State::Trusted);
-        let outcome = match (failed, partition, is_good, &full) {
+        let outcome = match (failed, partition, own, &full) {
             (true, ..) => Outcome::Untrusted,
             (false, None, ..) => Outcome::Absent,
-            (false, Some(_), false, _) => Outcome::Untrusted,
-            (false, Some(_), true, Err(_)) => Outcome::PartitionOnly,
-            (false, Some(_), true, Ok(_)) => Outcome::Trusted,
+            (false, Some(_), Some(State::Trusted), Ok(_)) => Outcome::Trusted,
+            (false, Some(_), Some(State::Trusted), Err(_)) => Outcome::PartitionOnly,
+            // Charged with nothing, and there is nothing that could be trusted.
+            (false, Some(_), Some(State::Pending), _) => Outcome::PartitionOnly,
+            (false, Some(_), ..) => Outcome::Untrusted,
+        };
+        let why_not_more = match (&full, own) {
+            (Err(why), _) => Some(why.clone()),
+            (Ok(_), Some(State::Pending)) => Some(NOTHING_RAN.to_owned()),
+            (Ok(_), _) => None,
         };
         let state = match (failed, is_quoted, replayed, &chained) {
             (false, true, Some(replayed), Some(chained)) => {
@@ -279,12 +290,31 @@ impl Case<'_> {
             checkpoint_sha256: last.map(SealedCheckpoint::digest),
             partitions: last.map(|l| l.checkpoint.partitions),
             records: bundle.records.len() as u64,
-            why_not_more: full.as_ref().err().cloned(),
+            why_not_more,
             full_verifier: full.ok(),
             pod: verdict,
             notes,
             findings: findings.into_vec(),
             state,
+        }
+    }
+
+    /// V1: what comes along is of the kind that the quote is. Nothing reads the other kind's, so it could be
+    /// anything.
+    fn parts(&self, findings: &mut Findings) {
+        let bundle = self.bundle;
+        let is_of_tpm = bundle.quote.tpm.is_some();
+        if !is_of_tpm && bundle.registers.is_some() {
+            findings.push(fail(
+                Rule::Quote,
+                "the bundle has a TPM's registers, and its quote is a trust domain's alone",
+            ));
+        }
+        if is_of_tpm && bundle.register_log.is_some() {
+            findings.push(fail(
+                Rule::Quote,
+                "the bundle has the log of a trust domain's register, and its quote is a TPM's",
+            ));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Accept statements: signed, bounded in time and scope, never for what everything else rests on.
 
-use cgpath_appraisal::accept::{AcceptError, MAX_TERM, Waiver, id, sign, verify};
+use cgpath_appraisal::accept::{AcceptError, MAX_REASON_LEN, MAX_TERM, Statement, Waiver, id, sign, verify};
 use cgpath_appraisal::{Finding, Rule, Severity, State, Subject, Verdict, appraise_with_waivers};
 use cgpath_testkit::{Actor, KeyKind, NODE, NOW, Node, pod, sha256};
 use p256::ecdsa::SigningKey;
@@ -73,6 +73,7 @@ fn a_statement_holds_from_its_beginning_until_its_end_for_its_node_and_boot() {
         assert_eq!(verdict.trusted, holds);
         assert_eq!(verdict.accepted.len(), usize::from(holds));
         if holds {
+            assert!(verdict.accepted[0].in_use);
             let shown = verdict
                 .pod(pod(4))
                 .unwrap()
@@ -125,6 +126,47 @@ fn what_everything_else_rests_on_cannot_be_accepted_and_nothing_without_reason_o
     );
     assert_eq!(by(&good, "why", NOW), Err(AcceptError::Term));
     assert_eq!(by(&good, "why", NOW + MAX_TERM + 1), Err(AcceptError::Term));
+    // The longest that may be, in reason, term and text; and it can be read.
+    assert_eq!(MAX_TERM, 366 * 24 * 3600);
+    let long = Finding::fail(Rule::PodContents, Subject::Node, "a".repeat(5000));
+    let text = by(&long, &"a".repeat(MAX_REASON_LEN), NOW + MAX_TERM).unwrap();
+    let statement = verify(&text, key(1).verifying_key()).unwrap().statement;
+    assert_eq!((statement.about.len(), statement.reason.len()), (4096, 1024));
+}
+
+#[test]
+fn a_statement_that_was_made_for_what_everything_else_rests_on_accepts_nothing() {
+    let mut node = Node::busy(KeyKind::EcdsaP256);
+    node.losses.reserve = 1;
+    let verdict = appraised(&mut node, &[], NOW);
+    let finding = failure(&verdict);
+    assert_eq!(finding.rule, Rule::Losses);
+    // No program of ours signs it; who has the key can.
+    let accepted = Waiver {
+        statement: Statement {
+            node: NODE.to_owned(),
+            boot_id: verdict.node.boot_id,
+            finding: id(&finding),
+            about: "records were lost".to_owned(),
+            reason: "known".to_owned(),
+            iat: NOW,
+            exp: NOW + 1,
+        },
+        digest: sha256(b"statement"),
+    };
+    let verdict = appraised(&mut node, &[accepted], NOW);
+    assert!(!verdict.trusted && !verdict.accepted[0].in_use, "{verdict}");
+}
+
+#[test]
+fn what_the_policy_tolerates_is_not_what_somebody_accepted() {
+    let mut node = Node::busy(KeyKind::EcdsaP256);
+    node.violate(&Actor::host("/sbin/init"), "/var/log/some");
+    let verdict = appraised(&mut node, &[], NOW);
+    let accepted = statement(&verdict, verdict.node.boot_id, NODE, NOW);
+    node.extra_policy += "violations: { permit: ['/var/log/*'] }\n";
+    let verdict = appraised(&mut node, &[accepted], NOW);
+    assert!(verdict.trusted && !verdict.accepted[0].in_use, "{verdict}");
 }
 
 #[test]
@@ -140,7 +182,11 @@ fn a_statement_that_was_changed_or_that_another_key_signed_is_refused() {
         assert!(verify(&changed, key(1).verifying_key()).is_err(), "byte {at}");
     }
     assert!(verify("", key(1).verifying_key()).is_err());
-    assert!(verify(&"a".repeat(20_000), key(1).verifying_key()).is_err());
+    let too_long = AcceptError::Malformed("it is longer than 16 KiB");
+    for (len, is_too_long) in [(16 * 1024, false), (16 * 1024 + 1, true), (20_000, true)] {
+        let error = verify(&"a".repeat(len), key(1).verifying_key()).unwrap_err();
+        assert_eq!(error == too_long, is_too_long, "{len}");
+    }
     // The service's other tokens are no statements, though the same key signs them.
     let verdict = appraised(&mut tampered(), &[], NOW);
     let ear = cgpath_appraisal::ear::token(&verdict, None, &key(1)).unwrap();

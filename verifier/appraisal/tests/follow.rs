@@ -426,3 +426,53 @@ fn a_round_on_other_registers_is_for_the_appraisal_which_refuses_it() {
             .any(|f| f.rule == Rule::Boot && f.text.contains("does not replay to the quoted PCR 9"))
     );
 }
+
+#[test]
+fn nothing_follows_what_is_not_believed() {
+    let mut node = boot();
+    node.losses.reserve = 1;
+    let evidence = node.attest(&nonce(0));
+    let (policy, context) = (node.policy(), node.context(&nonce(0), None));
+    let (verdict, follower) = Follower::begin(&evidence, &policy, &context, &[], context.now).unwrap();
+    assert!(!verdict.node.believed && follower.is_none(), "{verdict}");
+}
+
+#[test]
+fn what_is_kept_of_a_node_weighs_about_what_it_takes() {
+    let weight = |change: &dyn Fn(&mut Node)| {
+        let mut node = boot();
+        change(&mut node);
+        let evidence = node.attest(&nonce(0));
+        let (policy, context) = (node.policy(), node.context(&nonce(0), None));
+        let (_, follower) = Follower::begin(&evidence, &policy, &context, &[], context.now).unwrap();
+        follower.unwrap().weight()
+    };
+    let little = weight(&|_| ());
+    let entries = weight(&|node| (0..100).for_each(|n| act(node, &Step::Host(n))));
+    let app = Actor::pod(pod(1), "/bin/app");
+    let files = weight(&|node| {
+        for n in 0..100 {
+            let path = format!("/tmp/{n}");
+            node.record_execution(
+                &app,
+                EventKind::Execution,
+                &path,
+                FileHash::Measured(sha256(b"any")),
+            );
+        }
+    });
+    // Each is some hundred bytes, and none takes away from another.
+    for more in [entries - little, files - little] {
+        assert!((100 * 100..100 * 2000).contains(&more), "{more}");
+    }
+    let both = weight(&|node| {
+        (0..100).for_each(|n| act(node, &Step::Host(n)));
+        node.record_execution(
+            &app,
+            EventKind::Execution,
+            "/tmp/any",
+            FileHash::Measured(sha256(b"any")),
+        );
+    });
+    assert!((entries + 1..entries + 2000).contains(&both), "{both}");
+}

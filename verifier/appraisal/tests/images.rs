@@ -129,6 +129,8 @@ fn an_image_is_known_by_each_digest_that_runtimes_give_and_the_verdict_says_whic
         // CRI-O: digits alone.
         vec![digits, by("a", "manifest")],
         vec![by("a", "index")],
+        // CRI-O of an image that it pulled in parts: an id that no configuration has.
+        vec![sha256(b"no configuration").to_string(), by("a", "index")],
         vec![format!("docker-pullable://{}", by("a", "manifest"))],
     ];
     for (n, references) in (20..).zip(&said) {
@@ -169,8 +171,8 @@ fn an_image_that_is_not_listed_fails_its_pod_alone_and_is_named() {
     let other = [of("c", "configuration").to_string(), by("c", "index")];
     case.named(20, &other);
     case.runs(20, "/bin/sh", &sha256(b"shell"));
-    // Of no image that anybody knows, beside a repository's digest that is listed.
-    case.named(21, &[sha256(b"nobody's").to_string(), by("a", "index")]);
+    // Of no image that anybody knows.
+    case.named(21, &[sha256(b"nobody's").to_string(), by("c", "index")]);
     case.named(22, &[by("a", "configuration of another")]);
     case.named(23, &[]);
     case.named(24, &[of("a", "configuration").to_string()]);
@@ -212,6 +214,22 @@ fn a_runtime_that_names_one_image_and_runs_another_fails_by_the_contents() {
         assert_eq!(finding.expected, [of("a", "program").to_string()]);
         assert_eq!(container(&verdict, n).listed, Some(by("a", "index")));
     }
+}
+
+#[test]
+fn an_image_that_executes_nothing_of_its_own_passes_as_another_that_is_listed() {
+    // A limit: what is only read is not recorded. The shell is in `c` as well, which is not listed.
+    let mut case = Case::new("");
+    case.named(20, &[of("b", "configuration").to_string()]);
+    case.runs(20, "/bin/sh", &sha256(b"shell"));
+    let verdict = case.round();
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(container(&verdict, 20).listed, Some(by("b", "manifest")));
+    // The first file of its own says which it is.
+    case.runs(20, "/bin/app", &of("c", "program"));
+    let verdict = case.round();
+    let words = "container web: the file's content";
+    fails(&verdict, 20, Rule::PodContents, words);
 }
 
 #[test]

@@ -102,6 +102,19 @@ fn a_violation_and_an_entry_that_was_never_extended_are_told_apart_among_many() 
         Some(4900)
     );
 
+    // Among the latest thousand it is named. To look further back would cost a verifier what a node likes.
+    for (back, is_named) in [(1000, true), (1001, false)] {
+        let mut node = self::node();
+        node.seal(Some(NONCE));
+        let at = node.list.len() - back;
+        node.never_extended.insert(at);
+        let quote = node.quote(NONCE);
+        let verdict = appraised(&node, &node.evidence(quote));
+        let words = if is_named { "extend-lost" } else { "no prefix" };
+        let index = failed(&verdict, Rule::Coverage, words);
+        assert_eq!(index, is_named.then_some(at as u64), "{back}");
+    }
+
     let mut node = self::node();
     node.violate(&Actor::host("/sbin/init"), "/var/log/wtmp");
     (0..10).for_each(|n| use_file(&mut node, n));

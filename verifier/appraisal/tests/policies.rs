@@ -430,6 +430,44 @@ fn pods_of_kata_and_gvisor_are_never_trusted_by_default_wherever_their_processes
     }
 }
 
+/// CRI-O with `drop_infra_ctr` runs no pause process: while an image is pulled, or where it cannot be, a pod
+/// is no more than its name.
+#[test]
+fn a_pod_that_is_named_and_runs_nothing_is_pending_for_as_long_and_its_node_is_trusted() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+    node.name_pod(pod(1), "shop", &[]);
+    node.name_container(pod(1), &"ab".repeat(32), "");
+    let policy = node.policy();
+    let mut before = None;
+    for round in 0..4 {
+        // Others go on, and so does the clock.
+        node.now += 3600;
+        node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/tool");
+        let nonce = format!("the nonce of round {round}").into_bytes();
+        let evidence = node.attest(&nonce);
+        let verdict = appraise(&evidence, &policy, &node.context(&nonce, before)).unwrap();
+        let own = verdict.pod(pod(1)).unwrap();
+        assert_eq!((own.state, own.charged), (State::Pending, false), "{verdict}");
+        assert!(
+            own.findings
+                .iter()
+                .all(|finding| finding.severity == Severity::Note),
+            "{verdict}"
+        );
+        assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+        assert_eq!(verdict.pod(pod(2)).unwrap().state, State::Trusted, "{verdict}");
+        assert!(!verdict.trusted, "{verdict}");
+        before = verdict.state;
+        assert!(before.is_some(), "the next round goes on from here");
+    }
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let evidence = node.attest(NONCE);
+    let verdict = appraise(&evidence, &policy, &node.context(NONCE, before)).unwrap();
+    assert_eq!(verdict.pod(pod(1)).unwrap().state, State::Trusted, "{verdict}");
+    assert!(verdict.trusted, "{verdict}");
+}
+
 /// A pod that has begun is judged by what it ran.
 #[test]
 fn a_pod_that_has_a_name_and_ran_nothing_yet_is_neither_trusted_nor_charged() {

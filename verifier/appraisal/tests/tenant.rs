@@ -349,6 +349,88 @@ fn a_full_verifier_that_does_not_trust_the_node_or_the_pod_makes_it_untrusted() 
 }
 
 #[test]
+fn a_pod_that_ran_nothing_yet_is_no_failure_and_a_follower_goes_on_to_trusted() {
+    let node_with_a_name = || {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        node.boot_id = [0xb0; 16];
+        node.load();
+        node.name_pod(pod(1), "shop", &[]);
+        node.execute_good(&Actor::host("/usr/bin/tool"), "/usr/bin/tool");
+        node
+    };
+    let mut node = node_with_a_name();
+    let (evidence, first) = bundle(&mut node, pod(1));
+    let verdict = appraised(&node, &first, pod(1), None);
+    assert_eq!(verdict.outcome, Outcome::PartitionOnly, "{verdict}");
+    assert!(!verdict.trusted && verdict.findings.is_empty(), "{verdict}");
+    let own = verdict.pod.as_ref().unwrap();
+    assert_eq!((own.state, own.charged), (State::Pending, false), "{verdict}");
+    assert!(
+        verdict
+            .notes
+            .iter()
+            .any(|note| note.contains("neither good nor bad")),
+        "{verdict}"
+    );
+    assert!(verdict.full_verifier.is_some(), "{verdict}");
+    assert!(
+        verdict
+            .why_not_more
+            .as_deref()
+            .unwrap()
+            .starts_with("nothing is sealed"),
+        "{verdict}"
+    );
+    assert!(verdict.to_string().contains("nothing to trust yet"), "{verdict}");
+    // Without a full verifier's result that is what is missing first.
+    let alone = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
+    let alone = appraised(&node, &alone, pod(1), None);
+    assert_eq!(alone.outcome, Outcome::PartitionOnly, "{alone}");
+    assert!(
+        alone
+            .why_not_more
+            .as_deref()
+            .unwrap()
+            .contains("no attestation result"),
+        "{alone}"
+    );
+    // It is passed for a pod that is silent by its own policy, and for no other.
+    let mut ran = node.clone();
+    ran.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let (evidence, mut unsaid) = bundle(&mut ran, pod(1));
+    let mut full = appraise(&evidence, &ran.policy(), &ran.context(NONCE, None)).unwrap();
+    full.pods.iter_mut().for_each(|pod| pod.state = State::Pending);
+    unsaid.ear = ear::token_for(&full, Scope::Pod(pod(1)), Some(NONCE), &verdict_key()).ok();
+    let verdict_of_ran = appraised(&ran, &unsaid, pod(1), None);
+    assert_eq!(verdict_of_ran.outcome, Outcome::Untrusted, "{verdict_of_ran}");
+    // A follower goes on from here, once it runs.
+    let state = verdict.state.unwrap();
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let evidence = node.attest(NONCE);
+    let next = bundle_from(&node, &evidence, pod(1), state.followed());
+    let verdict = appraised(&node, &next, pod(1), Some(state));
+    assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
+    assert_eq!(verdict.why_not_more, None, "{verdict}");
+    // One that runs what nobody accepts is untrusted, named or not, and so is a silent one of a node that is.
+    let mut node = node_with_a_name();
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/app", &sha256(b"evil"));
+    let (_, bad) = bundle(&mut node, pod(1));
+    assert_eq!(appraised(&node, &bad, pod(1), None).outcome, Outcome::Untrusted);
+    let mut node = node_with_a_name();
+    node.execute(&Actor::host("/usr/bin/tool"), "/usr/bin/evil", &sha256(b"evil"));
+    let (_, of_bad) = bundle(&mut node, pod(1));
+    let verdict = appraised(&node, &of_bad, pod(1), None);
+    assert_eq!(verdict.outcome, Outcome::Untrusted, "{verdict}");
+    assert!(
+        verdict
+            .findings
+            .iter()
+            .any(|finding| finding.rule == Rule::Absent),
+        "{verdict}"
+    );
+}
+
+#[test]
 fn nothing_of_other_pods_is_in_a_bundle() {
     let mut node = node();
     node.pods = (1..=4)

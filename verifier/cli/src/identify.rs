@@ -1,7 +1,7 @@
 //! `cgpath identify`: which images of the index have what the containers of a pod used.
 //!
-//! Promise: the container runtime's word is shown beside the answer, and the answer does not rest on it. Not
-//! here: what a pod used (see `cgpath_appraisal::identify`), the index (see `refs`).
+//! Promise: the container runtime's word is shown beside the answer, and which images it names does not rest
+//! on it. Not here: what a pod used (see `cgpath_appraisal::identify`), the index (see `refs`).
 
 use crate::input;
 use crate::kept::{self, OfStore};
@@ -75,6 +75,8 @@ struct Part {
     /// Whether that is one of these images; absent where it names no digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     is_said: Option<bool>,
+    #[serde(skip)]
+    is_sandbox: bool,
 }
 
 #[derive(Serialize)]
@@ -151,13 +153,28 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn new(part: &'a Used, policy: Option<&Policy>) -> Judge<'a> {
         let contents: Vec<_> = part.contents().collect();
-        let is_runtimes = |(name, digest): &(Name<'_>, Option<&Digest>)| match (policy, digest) {
-            (Some(policy), Some(digest)) => policy.look_up_pod_runtime(*name, digest).is_accepted(),
-            _ => false,
+        let none = Allowed::default();
+        let accepted = |with_sandbox: bool| -> Vec<bool> {
+            let is = |(name, digest): &(Name<'_>, Option<&Digest>)| match (policy, digest) {
+                (Some(policy), Some(digest)) if with_sandbox => {
+                    policy.look_up_pod_runtime(*name, digest).is_accepted()
+                }
+                (Some(policy), Some(digest)) => policy.look_up_container(&none, *name, digest).is_accepted(),
+                _ => false,
+            };
+            contents.iter().map(is).collect()
+        };
+        // The sandbox's values are those of the sandbox and of what is outside of containers. A container
+        // that nobody named can be the sandbox if it used nothing else.
+        let of_runtime = accepted(true);
+        let has_sandbox = match (&part.container, &part.name) {
+            (None, _) => true,
+            (Some(_), Some(name)) => name.sandbox,
+            (Some(_), None) => of_runtime.iter().all(|is| *is),
         };
         Judge {
             part,
-            of_runtime: contents.iter().map(is_runtimes).collect(),
+            of_runtime: if has_sandbox { of_runtime } else { accepted(false) },
             contents,
             most: 1,
             images: Vec::new(),
@@ -211,6 +228,7 @@ impl<'a> Judge<'a> {
             of_images: all().filter(|at| is_images(*at)).count(),
             others: others.len(),
             other_files: shown.map(|(name, digest)| file(*name, *digest)).collect(),
+            is_sandbox: name.is_some_and(|name| name.sandbox),
             is_said: (!digests.is_empty()).then(|| images.iter().any(is_named)),
             said,
             images: images
@@ -231,9 +249,11 @@ fn file(name: Name<'_>, digest: Option<&Digest>) -> String {
 }
 
 impl Part {
-    /// Whether one image has all of it, but for what is the runtime's own, and the runtime names no other.
+    /// Whether one image has all of it, but for what is the runtime's own, and the runtime names no other. The
+    /// sandbox's image need not be in the index.
     fn is_clean(&self) -> bool {
-        self.others == 0 && (self.of_images == 0 || self.is_said != Some(false))
+        let is_sandbox = self.is_sandbox && self.of_images == 0;
+        self.others == 0 && (is_sandbox || self.is_said != Some(false))
     }
 
     fn print(&self, out: &mut Output) -> Result<(), Failure> {

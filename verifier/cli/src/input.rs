@@ -128,14 +128,24 @@ pub fn check_output(path: &Path) -> Result<(), Failure> {
 /// Writes a whole file or nothing. Commands that take `-` for standard output have looked for it before.
 ///
 /// # Errors
-/// What cannot be written.
+/// What cannot be written; a link, or what is no file, in the place of the file that is written first
+/// (`PATH.new`).
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     check_output(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+    // What a run that was interrupted left. A link stays: nothing is written to where it leads.
+    if std::fs::symlink_metadata(&beside).is_ok_and(|left| left.is_file()) {
+        std::fs::remove_file(&beside).map_err(|e| Failure::file(&beside, &e))?;
+    }
+    let mut file = File::create_new(&beside).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Failure::file(&beside, &e),
+        _ => Failure::file(path, &e),
+    })?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
         .and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|e| {
         // The first error is the one that counts.

@@ -1,27 +1,32 @@
 //! `cgpath refs`: the index of images that policies of version 2 take values from.
 //!
 //! Promises: what a file names is there before the file is, so that a reader finds whole images; two commands
-//! that change one index wait for each other. Not here: what stands in its files (`cgpath_policy::refs`), how
+//! that change one index wait for each other; an image that is added again mends its files; no file is written
+//! through a link, and none deleted that the index did not make. Not here: what stands in its files (`cgpath_policy::refs`), how
 //! values are made of an image (`cgpath_refvals`).
 
 use crate::input::replace;
 use crate::output::{Failure, Output, Status, count, escape};
 use crate::policy::files::{Bar, open_image};
-use crate::policy::{algorithm, failure, platform, reference, refused};
+use crate::policy::{algorithm, failure, platform, refused};
 use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::reference::MAX_REFERENCE_LEN;
 use cgpath_policy::refs::{
     Image, Images, Layer, MAX_IMAGE_NAME, MAX_INDEX_LEN, by_layers, digest_file, image_file, values_file,
+    values_from_json,
 };
-use cgpath_policy::{Allowed, Reference};
+use cgpath_policy::{Allowed, Error, Reference};
 use cgpath_refvals::HashOptions;
 use cgpath_refvals::image::{self, Identity, Platform};
 use cgpath_service::files::read_bounded;
 use clap::{Args, Subcommand};
+use nix::libc;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// The folders of the index.
 const FOLDERS: [&str; 3] = ["digests", "images", "layers"];
@@ -47,7 +52,10 @@ The digest of a multi-platform image's index is known only from a source that ha
     },
     /// Shows an image: its digests and its layers, and which of these others share
     Show(One),
-    /// Removes an image, and the layers that no other image has
+    /// Removes images, and the layers that no other image has
+    ///
+    /// A configuration's digest is of one image, also of one whose file cannot be read. A name, or an index's
+    /// digest, removes all images that have it.
     Remove(One),
 }
 
@@ -65,6 +73,8 @@ pub struct Add {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
     platform: Option<Platform>,
     /// Digest algorithm, as `ima_hash=` on the node; may be given several times
+    ///
+    /// Of an image that is there, those that it has must be among them.
     #[arg(long = "alg", value_name = "ALGORITHM", default_value = "sha256", value_parser = algorithm)]
     algorithms: Vec<Bank>,
 }
@@ -146,26 +156,51 @@ pub(crate) struct Index {
 impl Index {
     /// One that is there.
     pub(crate) fn open(dir: PathBuf) -> Result<Index, Failure> {
-        let images = dir.join("images");
-        fs::metadata(&images).map_err(|e| {
-            Failure::file(&images, &e)
-                .hint("name the folder of an index: `cgpath refs add DIR IMAGE` makes it")
-        })?;
+        for folder in FOLDERS {
+            let path = dir.join(folder);
+            is_folder(&path).map_err(|e| {
+                Failure::file(&path, &e).hint(
+                    "name the folder of an index, whose own folders are no links: `cgpath refs add DIR IMAGE` \
+                     makes one",
+                )
+            })?;
+        }
         Ok(Index { dir })
     }
 
+    /// The one that is there, or a new one in a folder that has nothing else.
     fn make(dir: PathBuf) -> Result<Index, Failure> {
+        fs::create_dir_all(&dir).map_err(|e| Failure::file(&dir, &e))?;
+        if let Ok(index) = Index::open(dir.clone()) {
+            return Ok(index);
+        }
+        let error = |e| Failure::file(&dir, &e);
+        for entry in fs::read_dir(&dir).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            // Another command may be making it, or was interrupted.
+            if !FOLDERS.iter().chain([&LOCK]).any(|own| name == *own) {
+                let dir = escape(dir.as_os_str().as_encoded_bytes());
+                let why = format!("{dir}: no index of images, and not empty");
+                return Err(Failure::new("usage", why).hint("name a new folder, or that of an index"));
+            }
+        }
         for folder in FOLDERS {
             let path = dir.join(folder);
-            fs::create_dir_all(&path).map_err(|e| Failure::file(&path, &e))?;
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Failure::file(&path, &e)),
+                _ => {}
+            }
         }
-        Ok(Index { dir })
+        Index::open(dir)
     }
 
     /// Nobody else changes the index while this is held.
     fn lock(&self) -> Result<File, Failure> {
         let path = self.dir.join(LOCK);
-        let file = File::create(&path).map_err(|e| Failure::file(&path, &e))?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.custom_flags(libc::O_NOFOLLOW).open(&path);
+        let file = file.map_err(|e| Failure::file(&path, &e))?;
         file.lock().map_err(|e| Failure::file(&path, &e))?;
         Ok(file)
     }
@@ -185,7 +220,20 @@ impl Index {
     }
 
     fn image(&self, configuration: &Digest) -> Result<Option<Image>, Failure> {
-        self.read(&image_file(configuration), Image::from_json)
+        let name = image_file(configuration);
+        let image = self.read(&name, Image::from_json)?;
+        match image.as_ref().map(|image| image.configuration == *configuration) {
+            Some(false) => {
+                let path = self.dir.join(name);
+                let why = format!(
+                    "{}: it is another image's",
+                    escape(path.as_os_str().as_encoded_bytes())
+                );
+                Err(Failure::new("policy", why)
+                    .hint("add the image whose file this is to the index again: `cgpath refs add`"))
+            }
+            _ => Ok(image),
+        }
     }
 
     /// The configurations of the images that a digest names.
@@ -194,18 +242,27 @@ impl Index {
         Ok(named.map(|named| named.images).unwrap_or_default())
     }
 
+    /// What the files in one of the index's folders are named after.
+    fn digests_in(&self, folder: &str) -> Result<Vec<Digest>, Failure> {
+        let names = self.names_in(folder)?;
+        // What a command that was interrupted left has another ending.
+        Ok(names.iter().filter_map(|name| named_after(name)).collect())
+    }
+
+    fn names_in(&self, folder: &str) -> Result<Vec<String>, Failure> {
+        let folder = self.dir.join(folder);
+        let entries = fs::read_dir(&folder)
+            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+            .map_err(|e| Failure::file(&folder, &e))?;
+        let names = entries.into_iter().map(|entry| entry.file_name());
+        Ok(names.filter_map(|name| name.into_string().ok()).collect())
+    }
+
     /// All images, by name and platform.
     pub(crate) fn images(&self) -> Result<Vec<Image>, Failure> {
-        let folder = self.dir.join("images");
-        let error = |e| Failure::file(&folder, &e);
         let mut images = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            // What a command that was interrupted left has another ending.
-            let name = name.to_str().filter(|name| name.ends_with(".json"));
-            if let Some(name) = name {
-                images.extend(self.read(&format!("images/{name}"), Image::from_json)?);
-            }
+        for configuration in self.digests_in("images")? {
+            images.extend(self.image(&configuration)?);
         }
         images.sort_by(|a, b| {
             let key = |image: &Image| {
@@ -222,16 +279,21 @@ impl Index {
 
     /// What an image has.
     pub(crate) fn allowed(&self, image: &Image) -> Result<Allowed, Failure> {
-        let values = |of: &Layer| reference(&self.dir.join(values_file(&of.values)));
-        let values = image.layers.iter().map(values).collect::<Result<Vec<_>, _>>()?;
-        Ok(Allowed::of(values))
+        let values = image.layers.iter().map(|of| self.values(of));
+        Ok(Allowed::of(values.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// What an image has of a layer.
+    fn values(&self, of: &Layer) -> Result<Reference, Failure> {
+        let path = self.dir.join(values_file(&of.values));
+        let json = read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?;
+        values_from_json(&path.display().to_string(), &of.values, &json).map_err(|e| refused(&e))
     }
 
     /// Those that are meant: by any of their digests, or by a name.
     fn meant(&self, text: &str) -> Result<Vec<Image>, Failure> {
-        let (_, last) = text.rsplit_once('@').unwrap_or(("", text));
         let mut images = self.images()?;
-        match Digest::parse(last) {
+        match digest_of(text) {
             Some(digest) => images.retain(|image| image.is_named(&digest)),
             None => images.retain(|image| image.names.contains(text)),
         }
@@ -242,8 +304,21 @@ impl Index {
         Ok(images)
     }
 
-    fn put(&self, name: &str, text: &str) -> Result<(), Failure> {
-        replace(&self.dir.join(name), text.as_bytes())
+    /// The image of this configuration, whatever others are. Of one whose file cannot be read nothing else is
+    /// known.
+    fn of_configuration(&self, text: &str) -> Option<Image> {
+        let configuration = digest_of(text)?;
+        self.image(&configuration)
+            .unwrap_or_else(|_| Some(Image::new(configuration)))
+    }
+
+    /// Writes a file that is another: what is there may be damaged.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.dir.join(name);
+        match read_bounded(&path, bytes.len() as u64).is_ok_and(|known| known == bytes) {
+            true => Ok(()),
+            false => replace(&path, bytes),
+        }
     }
 
     fn add(&self, values: &Reference, identity: Identity) -> Result<Image, Failure> {
@@ -255,60 +330,112 @@ impl Index {
         image.indexes.extend(identity.indexes);
         image.manifests.extend(identity.manifest);
         image.platform = identity.platform.map(|platform| platform.to_string());
+        // All is read as others will read it before anything is written: what they refuse would make the index
+        // useless for every image.
         let parts = by_layers(values).map_err(|why| Failure::new("internal", why))?;
-        for (layer, values) in parts {
-            let mut json = Vec::new();
-            values.write_json(&mut json)?;
+        for (layer, part) in &parts {
+            let json = json_of(part)?;
             let hash = Bank::Sha256.hash(&[&json]);
-            let path = self.dir.join(values_file(&hash));
-            // What is there may be damaged: it is written again where it is another.
-            let known = fs::read(&path).unwrap_or_default();
-            if known != json {
-                replace(&path, &json)?;
-            }
+            values_from_json(&values_file(&hash), &hash, &json).map_err(|e| unfit(&e))?;
+            let layer = layer.clone();
             image.layers.push(Layer { layer, values: hash });
         }
-        let known = self.image(&image.configuration)?;
-        if let Some(mut known) = known {
+        // What is there and cannot be read is as if it were not, and is written again.
+        if let Some(mut known) = self.image(&image.configuration).ok().flatten() {
+            self.keeps_algorithms(&known, &image, values)?;
             known.update(image);
             image = known;
         }
-        self.put(&image_file(&image.configuration), &image.to_json())?;
+        let (name, text) = (image_file(&image.configuration), image.to_json());
+        Image::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
+        let mut files = vec![(name, text)];
         for digest in image.digests() {
-            let mut named = self.named(digest)?;
-            if named.insert(image.configuration.clone()) {
-                self.put(&digest_file(digest), &Images::new(named).to_json())?;
-            }
+            let name = digest_file(digest);
+            let text = Images::new(self.named_with(digest, &image)?).to_json();
+            Images::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
+            files.push((name, text));
+        }
+        for ((_, part), of) in parts.iter().zip(&image.layers) {
+            self.put(&values_file(&of.values), &json_of(part)?)?;
+        }
+        for (name, text) in &files {
+            self.put(name, text.as_bytes())?;
         }
         self.sweep()?;
         Ok(image)
     }
 
-    fn remove(&self, image: &Image) -> Result<(), Failure> {
-        for digest in image.digests() {
-            let mut named = self.named(digest)?;
-            named.remove(&image.configuration);
-            match named.is_empty() {
-                true => self.delete(&digest_file(digest))?,
-                false => self.put(&digest_file(digest), &Images::new(named).to_json())?,
-            }
+    /// Refuses to take values away on which policies for nodes with another algorithm rest.
+    fn keeps_algorithms(&self, known: &Image, image: &Image, values: &Reference) -> Result<(), Failure> {
+        let mut algorithms = BTreeSet::new();
+        for of in known.layers.iter().filter(|of| !image.layers.contains(of)) {
+            // What cannot be read is lost in any case.
+            let known = self.values(of).ok();
+            algorithms.extend(known.iter().flat_map(algorithms_of));
         }
-        self.delete(&image_file(&image.configuration))
+        let own: BTreeSet<Bank> = algorithms_of(values).collect();
+        if algorithms.is_subset(&own) {
+            return Ok(());
+        }
+        let names = |all: &BTreeSet<Bank>| all.iter().map(|bank| bank.name()).collect::<Vec<_>>();
+        let why = format!(
+            "the index has this image's values by {}, and this would leave {} alone",
+            names(&algorithms).join(", "),
+            names(&own).join(", ")
+        );
+        let all = names(&algorithms.union(&own).copied().collect()).join(" --alg ");
+        let hint = format!("name all of them: --alg {all}; or remove the image first: `cgpath refs remove`");
+        Err(Failure::new("algorithms", why).hint(hint))
     }
 
-    /// Takes away the values that no image has any more.
+    /// The configurations of the images that a digest names once this one, which has it, is there.
+    fn named_with(&self, digest: &Digest, image: &Image) -> Result<BTreeSet<Digest>, Failure> {
+        let has = |known: Option<Image>| known.is_some_and(|known| known.is_named(digest));
+        let mut named = match self.named(digest) {
+            // One that cannot be read stays: it may be added again.
+            Ok(mut named) => {
+                named.retain(|other| self.image(other).map_or(true, has));
+                named
+            }
+            // Each image says by itself which digests name it.
+            Err(_) => {
+                let mut all = self.digests_in("images")?;
+                all.retain(|other| self.image(other).is_ok_and(has));
+                all.into_iter().collect()
+            }
+        };
+        named.insert(image.configuration.clone());
+        Ok(named)
+    }
+
+    /// Takes an image away, whatever its own file says.
+    fn remove(&self, configuration: &Digest) -> Result<(), Failure> {
+        for digest in self.digests_in("digests")? {
+            let mut named = self.named(&digest).unwrap_or_default();
+            let was_named = named.remove(configuration);
+            match named.is_empty() {
+                true if was_named || digest == *configuration => self.delete(&digest_file(&digest))?,
+                false if was_named => {
+                    self.put(&digest_file(&digest), Images::new(named).to_json().as_bytes())?;
+                }
+                _ => {}
+            }
+        }
+        self.delete(&image_file(configuration))
+    }
+
+    /// Takes away the values that no image has any more, where it is known what all of them have. What is not
+    /// named as the index names its files is not the index's.
     fn sweep(&self) -> Result<(), Failure> {
-        let used: BTreeSet<String> = self
-            .images()?
-            .iter()
-            .flat_map(|image| image.layers.iter().map(|of| values_file(&of.values)))
-            .collect();
-        let folder = self.dir.join("layers");
-        let error = |e| Failure::file(&folder, &e);
-        for entry in fs::read_dir(&folder).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            let name = format!("layers/{}", name.to_string_lossy());
-            if !used.contains(&name) {
+        let Ok(images) = self.images() else {
+            return Ok(());
+        };
+        let used = images.iter().flat_map(|image| &image.layers);
+        let used: BTreeSet<String> = used.map(|of| values_file(&of.values)).collect();
+        for name in self.names_in("layers")? {
+            let is_own = named_after(name.strip_suffix(".new").unwrap_or(&name)).is_some();
+            let name = format!("layers/{name}");
+            if is_own && !used.contains(&name) {
                 self.delete(&name)?;
             }
         }
@@ -322,6 +449,48 @@ impl Index {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether this is a folder, and no link to one: what a link leads to is not the index's.
+fn is_folder(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    }
+}
+
+/// What a file of the index is named after: `sha256-HEX.json`.
+fn named_after(name: &str) -> Option<Digest> {
+    let digits = name.strip_suffix(".json")?.strip_prefix("sha256-")?;
+    let digest = Digest::parse(&format!("sha256:{digits}"))?;
+    // Digits of another case are another file.
+    digest.to_string().ends_with(digits).then_some(digest)
+}
+
+/// The digest in `NAME@sha256:…`, or that stands alone.
+fn digest_of(text: &str) -> Option<Digest> {
+    let (_, last) = text.rsplit_once('@').unwrap_or(("", text));
+    Digest::parse(last)
+}
+
+fn json_of(values: &Reference) -> io::Result<Vec<u8>> {
+    let mut json = Vec::new();
+    values.write_json(&mut json)?;
+    Ok(json)
+}
+
+fn algorithms_of(values: &Reference) -> impl Iterator<Item = Bank> {
+    values.files.values().flatten().map(Digest::bank)
+}
+
+/// Of what readers of the index would refuse.
+fn unfit(error: &Error) -> Failure {
+    let why = match error {
+        Error::Meaning { key, why, .. } => format!("{key}: {why}"),
+        other => other.to_string(),
+    };
+    let why = format!("an index cannot have this image: {why}");
+    Failure::new("unsupported", escape(why.as_bytes()))
 }
 
 fn shown(image: &Image) -> Shown<'_> {
@@ -385,9 +554,7 @@ fn show(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure> 
         }
     }
     for image in index.meant(text)? {
-        let part = |of: &'_ Layer| -> Result<usize, Failure> {
-            Ok(reference(&index.dir.join(values_file(&of.values)))?.files.len())
-        };
+        let part = |of: &'_ Layer| -> Result<usize, Failure> { Ok(index.values(of)?.files.len()) };
         let paths = image.layers.iter().map(part).collect::<Result<Vec<_>, _>>()?;
         let parts = image.layers.iter().zip(paths).map(|(of, paths)| ShownLayer {
             layer: &of.layer,
@@ -422,9 +589,12 @@ fn show(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure> 
 
 fn remove(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure> {
     let _lock = index.lock()?;
-    let images = index.meant(text)?;
+    let images = match index.of_configuration(text) {
+        Some(image) => vec![image],
+        None => index.meant(text)?,
+    };
     for image in &images {
-        index.remove(image)?;
+        index.remove(&image.configuration)?;
     }
     index.sweep()?;
     for image in &images {

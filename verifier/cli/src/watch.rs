@@ -41,8 +41,9 @@ const MAX_ANSWER: usize = 64 << 20;
 /// Shows verdicts live, as the service reaches them
 #[derive(clap::Args)]
 #[command(
-    after_help = "With --pod, --policy, --ak and --verifier each event's proof is checked here, as `cgpath \
-                  verify --tenant` does; without them it is not, and each line says so. A round's nonce is \
+    after_help = "With --pod, --policy, --ak or --node-key, and --verifier each event's proof is checked \
+                  here, as `cgpath verify --tenant` does; without them it is not, and each line says so. \
+                  Files of --collateral are read anew for each proof. A round's nonce is \
                   the service's; with --own-nonce it commits to one that is drawn here, so that nobody's \
                   word is needed for when it was made: the node's next round answers it.\n\n\
                   A connection that breaks is made again, and standard error says why; with --json as an \
@@ -166,9 +167,11 @@ impl Watch {
         if let Some(ak) = &self.ak {
             return Ok((input::attestation_key(ak)?, TdContext::default()));
         }
+        // What cannot be read ends this at once. It is read anew for each proof.
+        input::collateral(&self.collateral)?;
         let td = TdContext {
             node_key: self.node_key.as_deref().map(input::node_key).transpose()?,
-            collateral: input::collateral(&self.collateral)?,
+            collateral: Vec::new(),
         };
         Ok((PinnedKey::NoTpm, td))
     }
@@ -182,8 +185,9 @@ impl Watch {
             .map_err(|e| Failure::new("service", escape(e.to_string().as_bytes())))?;
         let checker = match (&self.policy, self.pod) {
             (Some(policy), Some(pod)) => {
-                let (key, td) = self.keys()?;
-                Some(Checker::new(policy, key, td, pod, &self.verifiers)?)
+                let mut checker = Checker::new(policy, self.keys()?, pod, &self.verifiers)?;
+                checker.collateral.clone_from(&self.collateral);
+                Some(checker)
             }
             _ => None,
         };
@@ -428,7 +432,7 @@ impl Watcher<'_> {
             let bundle = bundle.as_ref().and_then(Value::as_str);
             let unproven = verdict.get("unproven").and_then(Value::as_str);
             let proof = match &mut self.checker {
-                None => Proof::unchecked("no --policy, --ak and --verifier were given"),
+                None => Proof::unchecked("no --policy, no --ak or --node-key, and no --verifier were given"),
                 Some(checker) => match checker.check(
                     bundle,
                     unproven,

@@ -41,10 +41,14 @@ impl Pod {
 
     /// The runtime says of the container `web` that its image is this.
     fn said(&mut self, reference: &str) {
+        self.named(&id(), false, reference);
+    }
+
+    fn named(&mut self, id: &str, sandbox: bool, reference: &str) {
         let container = ContainerName {
-            id: id(),
-            name: "web".into(),
-            sandbox: false,
+            id: id.into(),
+            name: if sandbox { "" } else { "web" }.into(),
+            sandbox,
             image: "one:1".into(),
             references: vec![reference.to_owned()],
         };
@@ -52,7 +56,12 @@ impl Pod {
     }
 
     fn runs(&mut self, path: &str, content: &str) {
-        let actor = Actor::container(pod(20), &id(), "", path);
+        self.runs_in(&id(), path, content);
+    }
+
+    /// In the container of this id, or outside of all for another name.
+    fn runs_in(&mut self, id: &str, path: &str, content: &str) {
+        let actor = Actor::container(pod(20), id, "", path);
         self.node.execute(&actor, path, &sha256(content.as_bytes()));
     }
 
@@ -169,25 +178,115 @@ fn files_of_no_image_are_others_and_what_images_share_is_of_each() {
     assert!(others.contains(&sha256(b"nobody's").to_string()), "{others}");
 }
 
-#[test]
-fn what_the_policy_has_as_the_runtimes_own_is_no_other() {
+/// A pod whose node has a policy in `policy.yaml`: its sandbox may run `/pause`, and `runc` is the runtime's.
+fn with_policy() -> Pod {
     let mut pod = Pod::new();
     let pause = [("/pause".into(), [sha256(b"pause")].into())];
     pod.node.pod_files.insert(cgpath_testkit::pod(9), pause.into());
-    pod.node.extra_policy += &format!("sandbox: {{references: [{}.json]}}\n", cgpath_testkit::pod(9));
-    pod.runs("/pause", "pause");
-    pod.runs("/bin/app", "one");
-    assert_eq!(pod.identified(&[]).1[0]["others"], 1);
+    let runc = "/usr/sbin/runc";
+    pod.node.host_files.insert(runc.into(), [sha256(b"runc")].into());
+    pod.node.extra_policy += &format!(
+        "sandbox: {{references: [{}.json]}}\nruntime-files: [{runc}]\n",
+        cgpath_testkit::pod(9)
+    );
     std::fs::write(pod.case.path("policy.yaml"), pod.node.policy_yaml()).unwrap();
     let uids = pod.node.pod_files.keys().map(|uid| format!("{uid}.json"));
     for name in uids.chain(["host.json".to_owned()]) {
         std::fs::write(pod.case.path(&name), pod.node.reference(&name).unwrap()).unwrap();
     }
-    let (is_clean, parts) = pod.identified(&["--policy", "policy.yaml"]);
+    pod
+}
+
+const POLICY: &[&str] = &["--policy", "policy.yaml"];
+
+#[test]
+fn what_the_policy_has_as_the_runtimes_own_is_no_other() {
+    let mut pod = with_policy();
+    let one = pod.one.clone();
+    let sandbox = "cd".repeat(32);
+    pod.named(&sandbox, true, "registry.example/pause:3");
+    pod.said(&one);
+    for part in [&sandbox, "monitor"] {
+        pod.runs_in(part, "/pause", "pause");
+        pod.runs_in(part, "/", "runc");
+    }
+    pod.runs("/", "runc");
+    pod.runs("/bin/app", "one");
+    let (is_clean, parts) = pod.identified(&[]);
+    assert!(
+        !is_clean && parts.iter().all(|part| part["others"] != 0),
+        "{parts:?}"
+    );
+    let (is_clean, parts) = pod.identified(POLICY);
     assert!(is_clean, "{parts:?}");
+    let of = |part: &Value| [part["of_runtime"].clone(), part["of_images"].clone()];
+    let found: Vec<_> = parts.iter().map(of).collect();
+    // What is outside of containers, the container, the sandbox.
     assert_eq!(
-        (&parts[0]["of_runtime"], &parts[0]["of_images"]),
-        (&json!(1), &json!(1))
+        found,
+        [[2, 0], [1, 1], [2, 0]].map(|found| found.map(Value::from))
+    );
+}
+
+#[test]
+fn the_sandboxs_values_are_not_those_of_another_container() {
+    for is_named in [true, false] {
+        let mut pod = with_policy();
+        if is_named {
+            let one = pod.one.clone();
+            pod.said(&one);
+        }
+        pod.runs("/pause", "pause");
+        // A container that nobody named can be the sandbox.
+        assert_eq!(pod.identified(POLICY).0, !is_named);
+        pod.runs("/bin/app", "one");
+        let (is_clean, parts) = pod.identified(POLICY);
+        assert!(!is_clean);
+        assert_eq!(
+            (&parts[0]["of_runtime"], &parts[0]["others"]),
+            (&json!(0), &json!(1))
+        );
+    }
+}
+
+#[test]
+fn a_container_of_which_nothing_is_of_an_image_is_not_the_one_that_the_runtime_names() {
+    let mut pod = with_policy();
+    let one = pod.one.clone();
+    pod.said(&one);
+    pod.runs("/", "runc");
+    let (is_clean, parts) = pod.identified(POLICY);
+    assert!(!is_clean);
+    assert_eq!(
+        (&parts[0]["of_runtime"], &parts[0]["others"], &parts[0]["is_said"]),
+        (&json!(1), &json!(0), &json!(false))
+    );
+}
+
+#[test]
+fn values_that_are_not_what_their_name_says_identify_nothing() {
+    let mut pod = Pod::new();
+    pod.runs("/bin/app", "one");
+    let layers = std::fs::read_dir(pod.case.path("refs/layers")).unwrap();
+    for path in layers.map(|entry| entry.unwrap().path()) {
+        let json = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, json.replace("/bin/app", "/bin/abc")).unwrap();
+    }
+    pod.write_evidence();
+    let uid = cgpath_testkit::pod(20).to_string();
+    let line = [
+        "identify",
+        "--pod",
+        &uid,
+        "--refs",
+        "refs",
+        "--evidence",
+        "evidence.cbor",
+    ];
+    let (code, _, err) = pod.case.run(&line);
+    assert!(
+        code == Some(2) && err.contains("is not what its name says"),
+        "{err}"
     );
 }
 

@@ -325,6 +325,206 @@ fn an_image_of_containerds_store_is_chosen_by_its_digest_and_checked_as_any() {
     case.refused(&add(&["--image", &image]), "its digest is");
 }
 
+/// An index with two images that share a layer, by their configurations: `one` and `two`.
+fn with_two() -> (Case, String, String) {
+    let case = Case::new();
+    let mut layout = Layout::default();
+    let (first, one) = layout.image("amd64", &[BASE, &[("bin/app", "one")]]);
+    let (second, two) = layout.image("arm64", &[BASE, &[("bin/app", "two")]]);
+    let index = layout.index(&[&first, &second]);
+    layout.write(&case.path("both"), Some((&index, "both:1")));
+    for platform in ["linux/amd64", "linux/arm64"] {
+        add_both(&case, platform);
+    }
+    (case, one, two)
+}
+
+fn add_both(case: &Case, platform: &str) {
+    case.objects(&["refs", "add", "refs", "both", "--platform", platform]);
+}
+
+/// The file of the index that is named after a digest.
+fn file(case: &Case, folder: &str, digest: &str) -> PathBuf {
+    let name = digest.replacen(':', "-", 1);
+    case.path(&format!("refs/{folder}/{name}.json"))
+}
+
+/// All files of the index with what is in them.
+fn all(case: &Case) -> BTreeMap<PathBuf, Vec<u8>> {
+    let folders = ["digests", "images", "layers"].map(|folder| case.files(folder));
+    let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
+    folders.into_iter().flatten().map(read).collect()
+}
+
+#[test]
+fn a_file_of_an_image_that_is_another_images_is_refused_and_mended_by_adding_the_image_again() {
+    let (case, one, two) = with_two();
+    let whole = all(&case);
+    let image = file(&case, "images", &one);
+    std::fs::copy(file(&case, "images", &two), &image).unwrap();
+    case.refused(&["refs", "list", "refs"], "it is another image's");
+    case.refused(&["refs", "show", "refs", &one], "it is another image's");
+    add_both(&case, "linux/amd64");
+    assert!(all(&case) == whole);
+    // Whatever of its files cannot be read, also those that it shares.
+    let index = text(&case.objects(&["refs", "show", "refs", &one])[0]["indexes"][0]);
+    let shown = case.objects(&["refs", "show", "refs", &one]);
+    let values = text(&shown[0]["parts"][0]["values"]);
+    let of_one = file(&case, "digests", &one);
+    let of_index = file(&case, "digests", &index);
+    let layer = file(&case, "layers", &values);
+    for path in [&image, &of_one, &of_index, &layer] {
+        let of_two = &whole[&file(&case, "digests", &two)];
+        let bad: [&[u8]; 3] = [b"{}", &[0xff; 100], of_two];
+        for bytes in bad {
+            std::fs::write(path, bytes).unwrap();
+            add_both(&case, "linux/amd64");
+            assert!(all(&case) == whole, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_what_their_name_says_are_not_used() {
+    let (case, one, _) = with_two();
+    let shown = case.objects(&["refs", "show", "refs", &one]);
+    let path = file(&case, "layers", &text(&shown[0]["parts"][1]["values"]));
+    let json = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, json.replace("/bin/app", "/bin/abc")).unwrap();
+    case.refused(&["refs", "show", "refs", &one], "is not what its name says");
+}
+
+#[test]
+fn what_the_index_did_not_make_is_not_deleted_and_no_link_is_followed() {
+    use std::os::unix::fs::symlink;
+    let (case, one, _) = with_two();
+    let layers = case.path("refs/layers");
+    let unused = format!("sha256-{}.json", "0".repeat(64));
+    let (left, foreign) = (format!("{unused}.new"), unused.replace('0', "A"));
+    for name in [&unused, &left, &foreign, "notes.txt", "sha256-00.json"] {
+        std::fs::write(layers.join(name), "mine").unwrap();
+    }
+    add_both(&case, "linux/amd64");
+    assert!(!layers.join(&unused).exists() && !layers.join(&left).exists());
+    for name in [&foreign, "notes.txt", "sha256-00.json"] {
+        assert_eq!(std::fs::read_to_string(layers.join(name)).unwrap(), "mine");
+    }
+    // What is left of an interrupted command is no hindrance, a link is none that is written through.
+    let image = file(&case, "images", &one);
+    let new = image.with_extension("json.new");
+    std::fs::write(&new, "left").unwrap();
+    std::fs::remove_file(&image).unwrap();
+    add_both(&case, "linux/amd64");
+    assert!(image.exists() && !new.exists());
+    std::fs::write(case.path("mine"), "mine").unwrap();
+    symlink(case.path("mine"), &new).unwrap();
+    std::fs::remove_file(&image).unwrap();
+    let add = ["refs", "add", "refs", "both", "--platform", "linux/amd64"];
+    case.refused(&add, "File exists");
+    std::fs::remove_file(&new).unwrap();
+    let lock = case.path("refs/lock");
+    std::fs::remove_file(&lock).unwrap();
+    symlink(case.path("mine"), &lock).unwrap();
+    case.refused(&add, "lock: ");
+    assert_eq!(std::fs::read_to_string(case.path("mine")).unwrap(), "mine");
+    std::fs::remove_file(&lock).unwrap();
+    // A folder that is a link: nothing is read or deleted there.
+    let elsewhere = case.path("elsewhere");
+    std::fs::rename(&layers, &elsewhere).unwrap();
+    symlink(&elsewhere, &layers).unwrap();
+    std::fs::write(elsewhere.join(&unused), "mine").unwrap();
+    case.refused(&add, "no links");
+    case.refused(&["refs", "remove", "refs", &one], "no links");
+    case.refused(&["refs", "list", "refs"], "no links");
+    assert!(elsewhere.join(&unused).exists());
+}
+
+#[test]
+fn a_folder_that_others_filled_becomes_no_index() {
+    let (case, one, _) = with_two();
+    std::fs::create_dir(case.path("other")).unwrap();
+    let add = ["refs", "add", "other", "both", "--platform", "linux/amd64"];
+    std::fs::write(case.path("other/notes.txt"), "mine").unwrap();
+    case.refused(&add, "no index of images, and not empty");
+    assert_eq!(std::fs::read_dir(case.path("other")).unwrap().count(), 1);
+    // An empty one does, and one that an interrupted command began.
+    std::fs::remove_file(case.path("other/notes.txt")).unwrap();
+    std::fs::create_dir(case.path("other/digests")).unwrap();
+    case.objects(&add);
+    case.objects(&["refs", "show", "other", &one]);
+    // In an index, others may have files.
+    std::fs::write(case.path("other/notes.txt"), "mine").unwrap();
+    case.objects(&add);
+}
+
+#[test]
+fn an_image_that_readers_would_refuse_is_not_added() {
+    let (case, _, _) = with_two();
+    let whole = all(&case);
+    let mut layout = Layout::default();
+    let (control, _) = layout.image("amd64\n", &[APP]);
+    layout.write(&case.path("control"), Some((&control, "control:1")));
+    case.refused(
+        &["refs", "add", "refs", "control"],
+        "cannot have this image: names",
+    );
+    let (_, config) = layout.image("amd64", &[APP]);
+    let blob = |digest: &str| digest.replace(':', "/");
+    let names: Vec<String> = (0..5000).map(|n| format!("many:{n}")).collect();
+    let saved = json!([{
+        "Config": format!("blobs/{}", blob(&config)),
+        "RepoTags": names,
+        "Layers": [format!("blobs/{}", blob(&sha256(&tar(APP)).to_string()))],
+    }]);
+    layout.write(&case.path("many"), None);
+    std::fs::write(case.path("many/manifest.json"), saved.to_string()).unwrap();
+    case.refused(&["refs", "add", "refs", "many"], "cannot have this image: layers");
+    assert!(all(&case) == whole);
+    case.objects(&["refs", "list", "refs"]);
+}
+
+#[test]
+fn an_image_is_removed_by_its_configuration_whatever_its_file_and_others_say() {
+    let (case, one, two) = with_two();
+    std::fs::write(file(&case, "images", &one), "{}").unwrap();
+    case.refused(&["refs", "list", "refs"], "missing field");
+    case.objects(&["refs", "remove", "refs", &format!("both@{one}")]);
+    assert_eq!(case.configurations(), [two.clone()]);
+    // Three digests of the image that is left, one of these shared with the one that is gone.
+    assert_eq!((case.files("layers").len(), case.files("digests").len()), (2, 3));
+    add_both(&case, "linux/amd64");
+    std::fs::write(file(&case, "images", &two), "{}").unwrap();
+    case.objects(&["refs", "remove", "refs", &one]);
+    assert_eq!(case.files("images"), [file(&case, "images", &two)]);
+    // What the other one has is not known, and stays.
+    assert_eq!(case.files("layers").len(), 3);
+    add_both(&case, "linux/arm64");
+    assert_eq!((case.files("layers").len(), case.files("digests").len()), (2, 3));
+    case.objects(&["refs", "show", "refs", &two]);
+}
+
+#[test]
+fn values_by_another_algorithm_are_not_taken_away_by_adding_the_image_again() {
+    let (case, one, _) = with_two();
+    let add = ["refs", "add", "refs", "both", "--platform", "linux/amd64"];
+    let both = [&add[..], &["--alg", "sha512", "--alg", "sha256"]].concat();
+    case.objects(&both);
+    let whole = all(&case);
+    case.refused(
+        &add,
+        "this image's values by sha256, sha512, and this would leave sha256",
+    );
+    case.refused(
+        &[&add[..], &["--alg", "sha384"]].concat(),
+        "--alg sha384 --alg sha512",
+    );
+    assert!(all(&case) == whole);
+    case.objects(&both);
+    assert!(all(&case) == whole);
+    case.objects(&["refs", "remove", "refs", &one]);
+    case.objects(&add);
+}
+
 /// The example that has every key of version 2, in the case's folder: the node part's path there.
 fn example(case: &Case) -> &'static str {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/examples");

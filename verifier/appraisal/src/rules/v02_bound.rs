@@ -1,7 +1,8 @@
 //! V2 where a trust domain's register binds the list: the running value that the last checkpoint states is
 //! that of the list as far as its stated length.
 //!
-//! Promise: the value is over each entry's whole bytes, so that template names and violations are bound, too.
+//! Promise: the value is over each entry's whole bytes, so that template names and violations are bound, too,
+//! of each entry that this list has, whole or by its hash (a tenant's: see `tenant::shown`).
 //! Entries behind that length are bound by nothing: nothing that must be there is looked for in them. Not
 //! here: whether the register was extended with that checkpoint (see `v04_register`).
 

@@ -16,6 +16,9 @@ use rayon::prelude::*;
 /// Records that one thread looks at, at a time.
 const BATCH: usize = 4096;
 
+/// EFBIG: more bytes than the program hashes (`MAX_LOAD` in ebpf/common).
+const TOO_LONG: i32 = -27;
+
 /// What was said of it so far.
 #[derive(Debug, Default)]
 pub(crate) struct Loads {
@@ -50,8 +53,8 @@ impl Loads {
             let finding =
                 fail("kexec_load was called, which shows nothing of the kernel that it loads").found(by);
             let severity = match policy.file.kexec {
-                Kexec::Allow => Severity::Tolerated,
-                Kexec::Deny => Severity::Fail,
+                Kexec::AllowUnmeasured => Severity::Tolerated,
+                Kexec::Allow | Kexec::Deny => Severity::Fail,
             };
             return Some(Finding { severity, ..finding });
         }
@@ -71,6 +74,7 @@ impl Loads {
             hash => {
                 let text = "a module was handed to the kernel as bytes, and there is no hash to judge it by";
                 let why = match hash {
+                    Some(FileHash::Unhashed(TOO_LONG)) => "longer than 128 MiB, error -27".to_owned(),
                     Some(FileHash::Unhashed(error)) => unhashed(*error),
                     _ => "none that counts".to_owned(),
                 };

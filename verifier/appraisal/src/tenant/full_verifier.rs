@@ -4,14 +4,21 @@
 //! here: how such a result is made (see [`crate::ear`]).
 
 use super::{Case, FullVerifier, fail};
-use crate::ear::{self, AttestationResult};
+use crate::ear::{self, AttestationResult, EarStatus};
 use crate::results::finding::Findings;
+use crate::results::verdict::State;
 use crate::rules::Rule;
 use crate::text::{quoted, utc};
 
 impl Case<'_> {
-    /// The result of a full verifier for this checkpoint; without one, why there is none.
-    pub(super) fn full_verifier(&self, findings: &mut Findings) -> Result<FullVerifier, String> {
+    /// The result of a full verifier for this checkpoint; without one, why there is none. `own` is what the
+    /// pod is by its own policy: that a full verifier says nothing of a pending one, either, is no failure.
+    pub(super) fn full_verifier(
+        &self,
+        own: Option<State>,
+        findings: &mut Findings,
+        notes: &mut Vec<String>,
+    ) -> Result<FullVerifier, String> {
         let Some(token) = &self.bundle.ear else {
             return Err("the bundle carries no attestation result of a full verifier".to_owned());
         };
@@ -42,13 +49,18 @@ impl Case<'_> {
             }
             None => return Err("the full verifier's result says not whom it is for (`aud`)".to_owned()),
         }
-        for (what, status) in [("the node", result.node), ("this pod", *pod)] {
+        let is_pending = own == Some(State::Pending) && *pod == EarStatus::None;
+        let of_pod = (!is_pending).then_some(("this pod", *pod));
+        for (what, status) in [("the node", result.node)].into_iter().chain(of_pod) {
             if !status.is_good() {
                 findings.push(
                     fail(Rule::Absent, format!("the full verifier does not trust {what}"))
                         .found(format!("{status:?}")),
                 );
             }
+        }
+        if is_pending {
+            notes.push("the full verifier says neither good nor bad of this pod".to_owned());
         }
         Ok(FullVerifier {
             time: result.time,

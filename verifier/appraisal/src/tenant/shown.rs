@@ -1,13 +1,15 @@
 //! Entries that a bundle shows whole, and their places in its list, where they stand redacted.
 //!
-//! Promise: what a quote covers decides by what they are found, by template digests under a PCR and by hashes
-//! of their bytes under a register of a trust domain. Not here: what stands in them.
+//! Promise: where the list begins at 0, each is found there, by its template digest under a PCR and by the
+//! hash of its bytes under a register of a trust domain. Behind 0 that is looked for no more: what binds it
+//! is the template digest in its sealed record. Not here: what stands in them.
 
 use super::{Case, fail};
 use crate::inputs::decoded::View;
 use crate::results::finding::Findings;
 use crate::rules::Rule;
 use cgpath_evidence::{Bank, Digest, Entry, EntryHash};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// By what an entry is known in the list.
@@ -40,14 +42,13 @@ impl Case<'_> {
         }
     }
 
-    fn of_whole(&self, view: &View<'_>, at: usize, by: By) -> Option<Vec<u8>> {
+    fn of_whole<'v>(&self, view: &'v View<'_>, at: usize, by: By) -> Option<Cow<'v, [u8]>> {
         match by {
-            By::Digest(bank) => view.digests.digest(at, bank).map(<[u8]>::to_vec),
-            By::Hash => self
-                .bundle
-                .entries
-                .get(at)
-                .map(|entry| EntryHash::of(entry).0.to_vec()),
+            By::Digest(bank) => view.digests.digest(at, bank).map(Cow::Borrowed),
+            By::Hash => {
+                let entry = self.bundle.entries.get(at)?;
+                Some(Cow::Owned(EntryHash::of(entry).0.to_vec()))
+            }
         }
     }
 
@@ -57,17 +58,17 @@ impl Case<'_> {
         let Some(by) = self.by(banks) else {
             return Vec::new();
         };
-        let mut places: HashMap<Vec<u8>, Option<u64>> = HashMap::new();
+        let mut places: HashMap<&[u8], Option<u64>> = HashMap::new();
         for (at, entry) in self.bundle.list.iter().take(covered).enumerate() {
             let number = self.bundle.from.saturating_add(at as u64);
             if let Some(redacted) = of_redacted(entry, by) {
                 places
-                    .entry(redacted.to_vec())
+                    .entry(redacted)
                     .and_modify(|place| *place = None)
                     .or_insert(Some(number));
             }
         }
-        let place = |at| *places.get(&self.of_whole(view, at, by)?)?;
+        let place = |at| *places.get(&*self.of_whole(view, at, by)?)?;
         (0..view.lines.len()).map(place).collect()
     }
 

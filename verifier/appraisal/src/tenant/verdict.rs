@@ -18,8 +18,8 @@ pub enum Outcome {
     Trusted,
     /// Something is wrong.
     Untrusted,
-    /// All that was sealed of the pod is accepted; whether that is all that happened nobody vouches for.
-    /// Never trusted.
+    /// All that was sealed of the pod is accepted; whether that is all that happened nobody vouches for, or
+    /// nothing is sealed of it but its name. Never trusted.
     PartitionOnly,
     /// The node has sealed nothing of this pod.
     Absent,
@@ -92,7 +92,8 @@ pub struct TenantVerdict {
     /// The full verifier's result; absent where none is believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_verifier: Option<FullVerifier>,
-    /// Why no full verifier's result is believed.
+    /// Why it is no more than [`Outcome::PartitionOnly`]: why no full verifier's result is believed, or that
+    /// nothing ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not_more: Option<String>,
     /// The pod; absent where nothing of it is sealed.
@@ -160,12 +161,15 @@ impl core::fmt::Display for TenantVerdict {
             }
         }
         match (&self.full_verifier, &self.why_not_more) {
-            (Some(full), _) => {
+            (Some(full), why) => {
                 writeln!(
                     f,
                     "    a full verifier vouches for this checkpoint (unix time {})",
                     full.time
                 )?;
+                if let Some(why) = why {
+                    writeln!(f, "    not more: {}", escape(why.as_bytes()))?;
+                }
                 for key in &full.dangerous {
                     writeln!(f, "DANGEROUS, at the full verifier: {}", escape(key.as_bytes()))?;
                 }

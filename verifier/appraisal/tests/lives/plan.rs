@@ -173,6 +173,8 @@ pub enum Step {
     Protect(u8),
     /// What the runtime reports of pods' names.
     Named(u8),
+    /// The runtime names a pod for the first time, and the collector records that.
+    Name(u8),
     Fail(Who, u8, i32),
     /// An entry that IMA lists twice, each with its record. Of none that is older than the load: which of
     /// them an add is about, its digest does not tell.
@@ -432,6 +434,14 @@ impl Plan {
                     Memory::Memfd,
                 );
                 drop(round.steps.splice(0..0, vec![step; 1 + r.below(3)]));
+            }
+        }
+        let r = &mut Random(seed ^ 0x6e61_6d65);
+        for round in &mut plan.rounds {
+            // Rarely: until it runs, the verdict as a whole is not trusted.
+            if r.percent(10) {
+                let at = r.below(round.steps.len() + 1);
+                round.steps.insert(at, Step::Name(r.pod()));
             }
         }
         plan
@@ -786,6 +796,8 @@ impl Step {
             Step::Blind(true),
             Step::Protect(0),
             Step::Named(1),
+            Step::Name(2),
+            Step::Name(9),
             Step::Twice(30),
             Step::Template(0),
             Step::OtherRegister,

@@ -393,6 +393,11 @@ impl World {
                 };
                 self.node.pods = [1, 2, 9, 5].into_iter().filter(|_| n > 0).map(named).collect();
             }
+            // No collector runs where nothing but the kernel's tags says whose an entry is.
+            Step::Name(n) if self.node.tier == Tier::Bpf || self.node.recorded => {
+                self.node.name_pod(pod(n), "shop", &[]);
+            }
+            Step::Name(_) => {}
             Step::Fail(who, number, ret) => {
                 let (by, path) = (actor(who), path(number));
                 let entry = self.node.entry(&by, &path, &self.good(by.key(), &path));
@@ -679,8 +684,10 @@ impl World {
         });
     }
 
+    /// The kernel's last record.
     fn last(&mut self, change: impl FnOnce(&mut PartitionKey, &mut cgpath_evidence::Record)) {
-        if let Some((key, record)) = self.node.waiting.last_mut() {
+        let mut waiting = self.node.waiting.iter_mut().rev();
+        if let Some((key, record)) = waiting.find(|(_, record)| record.kind != EventKind::Name) {
             change(key, record);
         }
     }

@@ -149,6 +149,11 @@ impl Case<'_> {
         self.sees(key);
         // A mapping that is writable and executable at once, or what says so of something else.
         self.fail_if(record.writable, rule_of(key), Subject::Partition(key));
+        if let PartitionKey::Pod(uid) = key
+            && record.kind != EventKind::Name
+        {
+            self.ran.insert(uid);
+        }
         if matches!(record.kind, EventKind::PodLoss | EventKind::Name) {
             return;
         }
@@ -240,6 +245,7 @@ impl Case<'_> {
             nobodys += u64::from(key == PartitionKey::Unattributed);
             if let PartitionKey::Pod(uid) = key {
                 self.seen.insert(uid);
+                self.ran.insert(uid);
                 let mut processes = line.dep.split(|byte| *byte == b':');
                 let known = processes.any(|exe| self.given.policy.is_runtime(&unescaped(exe)));
                 self.fail_if(!known, Rule::PodContents, Subject::Partition(key));
@@ -321,7 +327,7 @@ impl Case<'_> {
 
     /// What the kernel was handed as bytes: the kernel is the node's, also where a pod did it.
     pub(super) fn v11_loads(&mut self) {
-        let allowed = self.policy().kexec == cgpath_policy::Kexec::Allow;
+        let allowed = self.policy().kexec == cgpath_policy::Kexec::AllowUnmeasured;
         let of_host = |digest: &Digest| !self.given.policy.host.paths_of(digest).is_empty();
         let fails = self.records.iter().any(|(_, record)| {
             let Some(load) = record.load.as_deref() else {

@@ -14,7 +14,7 @@ use cgpath_evidence::partition::partition_leaf;
 use cgpath_evidence::quoted::QuotedRegisters;
 use cgpath_evidence::tpm::Attest;
 use cgpath_evidence::{
-    Bank, EventKind, Evidence, PartitionKey, PartitionLog, PodUid, Record, SealedCheckpoint, Tier,
+    Bank, EventKind, Evidence, Named, PartitionKey, PartitionLog, PodUid, Record, SealedCheckpoint, Tier,
     cgroup::partition_of, checkpoint::number_from_path,
 };
 use cgpath_policy::{Kexec, PaddedBanks, Policy};
@@ -74,6 +74,8 @@ struct Case<'a> {
     orphans: Vec<usize>,
     failed: BTreeSet<(Rule, Subject)>,
     seen: BTreeSet<PodUid>,
+    /// Of these, those of which more is recorded than what they are called.
+    ran: BTreeSet<PodUid>,
 }
 
 const UNATTRIBUTED: Subject = Subject::Partition(PartitionKey::Unattributed);
@@ -93,6 +95,7 @@ pub fn appraise(given: &Given<'_>) -> Opinion {
         orphans: Vec::new(),
         failed: BTreeSet::new(),
         seen: BTreeSet::new(),
+        ran: BTreeSet::new(),
         lines,
         records,
     };
@@ -376,11 +379,18 @@ impl<'a> Case<'a> {
             self.records.iter().any(|(key, _)| *key == PartitionKey::Boot),
             Rule::Records,
         );
-        let numbers: BTreeSet<u64> = self.records.iter().map(|(_, record)| record.seq).collect();
-        self.node(
-            numbers.len() < self.records.len() || numbers.contains(&0),
-            Rule::Records,
-        );
+        // The kernel numbers its records; a name is the collector's, and says nothing else.
+        let numbered = self.records.iter().map(|(_, record)| record);
+        let numbered = numbered.filter(|record| record.kind != EventKind::Name);
+        let all: Vec<u64> = numbered.map(|record| record.seq).collect();
+        let numbers: BTreeSet<u64> = all.iter().copied().collect();
+        self.node(numbers.len() < all.len() || numbers.contains(&0), Rule::Records);
+        let is_odd = |(key, record): &(PartitionKey, &Record)| {
+            let is_pods = matches!(key, PartitionKey::Pod(_));
+            let says_one = record.kind == EventKind::Name || record.name.is_some();
+            says_one && !(is_pods && Named::is_record(record))
+        };
+        self.node(self.records.iter().any(is_odd), Rule::Records);
         for (key, record) in self.records.clone() {
             if partition_of(record.cgroup.as_deref()) != key {
                 self.node(true, Rule::Records);
@@ -670,10 +680,15 @@ impl<'a> Case<'a> {
             let fails = disbelieved || self.failed.iter().any(|(_, subject)| *subject == own);
             let predates = self.predating().contains(&uid)
                 && self.policy().predating_pods == cgpath_policy::PredatingPods::Report;
-            match (self.given.policy.pods.contains_key(&uid), fails, predates) {
+            let known = self.given.policy.pods.get(&uid);
+            let is_opaque = known.is_some_and(|known| known.pod.opaque == cgpath_policy::Opaque::Trust);
+            // It has not begun, or runs where the kernel does not see it.
+            let is_silent = !self.ran.contains(&uid) && !self.predating().contains(&uid);
+            match (known.is_some(), fails, predates) {
                 (false, ..) => State::Unknown,
                 (true, true, _) => State::Untrusted,
                 (true, false, true) => State::PredatesCollector,
+                (true, false, false) if is_silent && !is_opaque => State::Pending,
                 (true, false, false) => State::Trusted,
             }
         };

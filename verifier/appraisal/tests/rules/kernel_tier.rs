@@ -35,6 +35,10 @@ fn entries_are_partitioned_by_their_own_path_and_the_verdict_rests_on_what_is_at
             .iter()
             .all(|p| p.provenance == cgpath_evidence::Provenance::Attested)
     );
+    assert!(
+        verdict.node.findings.iter().all(|f| f.rule != Rule::Records),
+        "{verdict}"
+    );
 }
 
 #[test]
@@ -88,6 +92,18 @@ fn an_entry_without_a_cgroup_path_is_unattributed() {
         Rule::Records,
         "no usable cgroup path",
     );
+    node.extra_policy += "tolerance: {unattributed: 1}\n";
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.unattributed, 1);
+}
+
+#[test]
+fn only_the_lists_first_entry_may_be_the_boot_aggregate() {
+    let mut node = tagged();
+    node.measure(&Actor::host("/sbin/init"), "boot_aggregate", &sha256(b"anything"));
+    let evidence = node.attest(NONCE);
+    fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
 }
 
 #[test]

@@ -166,3 +166,48 @@ fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_lis
     fails(&boot(vec![pod(4)]), Rule::Host, "no reference value");
     fails(&boot(vec![]), Rule::Host, "no reference value");
 }
+
+#[test]
+fn what_a_node_calls_itself_is_noted_where_it_is_another_name_and_fails_nothing() {
+    let mut node = busy();
+    let mut evidence = node.attest(NONCE);
+    let is_noted = |verdict: &Verdict| {
+        verdict
+            .node
+            .notes
+            .iter()
+            .any(|note| note.contains("calls itself"))
+    };
+    assert!(!is_noted(&appraised(&node, &evidence)));
+    evidence.node = "another".into();
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted && is_noted(&verdict), "{verdict}");
+}
+
+#[test]
+fn whose_an_entry_is_rests_on_records_in_the_tier_that_has_no_more() {
+    let mut node = busy();
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    let observed = cgpath_evidence::Provenance::Observed;
+    assert!(
+        verdict.pods.iter().all(|pod| pod.provenance == observed),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn a_pods_uid_is_shown_as_its_cgroup_has_it() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    let uid = pod(2).undashed();
+    let actor = Actor {
+        cgroup: Some(format!("/kubepods/burstable/pod{uid}/{}", "c".repeat(64)).into_bytes()),
+        ..Actor::pod(pod(2), "/bin/app")
+    };
+    node.execute_good(&actor, "/bin/app");
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.pod(pod(2)).unwrap().undashed, "{verdict}");
+    assert!(!verdict.pod(pod(1)).unwrap().undashed, "{verdict}");
+}

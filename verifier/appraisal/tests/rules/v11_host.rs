@@ -1,6 +1,7 @@
 //! V11: the collector, its programs, the IMA policy, and what the host ran.
 
 use super::*;
+use cgpath_policy::{Reference, Source, SourceKind};
 
 /// A node that boots with `change` made to its files' contents first.
 fn boot_with(path: &str, content: Option<&[u8]>) -> Node {
@@ -78,6 +79,17 @@ fn what_ran_before_the_load_and_on_the_host_is_appraised() {
     let finding = fails(&verdict, Rule::Host, "not the one that the policy accepts");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Host));
     assert_eq!(verdict.node.state, State::Untrusted);
+
+    // Of what has an accepted content at a path of which only the beginning is known.
+    let mut node = busy();
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/runc");
+    let record = &mut node.waiting.last_mut().unwrap().1;
+    assert_eq!(record.kind, EventKind::Execution);
+    record.path_cut = true;
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    let finding = fails(&verdict, Rule::Host, "could not be read whole");
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Host));
 }
 
 #[test]
@@ -86,6 +98,19 @@ fn only_the_lists_first_entry_may_be_the_boot_aggregate() {
     node.measure(&Actor::host("/sbin/init"), "boot_aggregate", &sha256(b"anything"));
     let evidence = node.attest(NONCE);
     fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
+
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.checkpoints.clear();
+    node.waiting.clear();
+    node.seq = 0;
+    node.list.truncate(usize::try_from(node.boot_len).unwrap());
+    node.list
+        .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"anything")));
+    node.boot_len += 1;
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    let finding = fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
+    assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));
 }
 
 #[test]
@@ -184,18 +209,22 @@ fn a_module_without_a_hash_of_its_bytes_is_not_accepted_whatever_it_is() {
 }
 
 #[test]
-fn a_kernel_that_was_handed_over_as_bytes_fails_unless_the_policy_allows_kexec() {
+fn a_kernel_that_was_handed_over_as_bytes_fails_unless_the_policy_allows_what_is_not_measured() {
     // Even if a hash came with it, that of an accepted content: it is not one of that kernel.
     for hash in [
         FileHash::Unhashed(0),
         FileHash::Measured(sha256(b"/usr/bin/tool")),
     ] {
-        for verdict in loaded("", Loaded::Kexec, &hash) {
-            let finding = fails(&verdict, Rule::Host, "kexec_load was called");
-            assert_eq!(finding.subject, Subject::Node);
+        for policy in ["", "kexec: allow\n"] {
+            for verdict in loaded(policy, Loaded::Kexec, &hash) {
+                let finding = fails(&verdict, Rule::Host, "kexec_load was called");
+                assert_eq!(finding.subject, Subject::Node);
+            }
         }
-        for verdict in loaded("kexec: allow\n", Loaded::Kexec, &hash) {
+        for verdict in loaded("kexec: allow-unmeasured\n", Loaded::Kexec, &hash) {
             assert!(verdict.trusted, "{verdict}");
+            let said = |text: &&String| text.as_str() == "kexec: allow-unmeasured";
+            assert_eq!(verdict.relaxations.iter().filter(said).count(), 1, "{verdict}");
             let is_it = |f: &&Finding| f.severity == Severity::Tolerated && f.rule == Rule::Host;
             assert_eq!(verdict.node.findings.iter().filter(is_it).count(), 1, "{verdict}");
         }
@@ -228,4 +257,32 @@ fn a_load_that_is_half_stated_fails_the_node() {
         Rule::Host,
         "of another kind tells of a load",
     );
+}
+
+#[test]
+fn that_the_host_ran_something_by_learned_values_is_said() {
+    let mut node = busy();
+    let evidence = node.attest(NONCE);
+    assert!(!appraised(&node, &evidence).learned);
+    // Of all that the host ran, one program is accepted by what was learned alone.
+    let path = b"/usr/bin/tool".to_vec();
+    let mut learned = Reference::new(Source {
+        kind: SourceKind::Log,
+        name: "a list".into(),
+        digest: None,
+    });
+    learned.insert(path.clone(), sha256(&path)).unwrap();
+    let mut json = Vec::new();
+    learned.write_json(&mut json).unwrap();
+    let mut installed = node.clone();
+    installed.host_files.remove(&path);
+    let yaml = node
+        .policy_yaml()
+        .replace("[host.json]", "[host.json, learned.json]");
+    let policy = Policy::load("policy.yaml", yaml.as_bytes(), |name| match name {
+        "learned.json" => Ok(json.clone()),
+        _ => installed.reference(name).ok_or_else(String::new),
+    });
+    let verdict = appraise(&evidence, &policy.unwrap(), &node.context(NONCE, None)).unwrap();
+    assert!(verdict.trusted && verdict.learned, "{verdict}");
 }

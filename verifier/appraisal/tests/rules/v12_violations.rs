@@ -11,6 +11,8 @@ fn a_violation_makes_the_partition_that_its_record_names_untrusted_and_no_other(
     let finding = fails(&verdict, Rule::Violations, "written while it was measured");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Pod(pod(2))));
     assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    // Beside the two of its files.
+    assert_eq!(verdict.pod(pod(2)).unwrap().entries, 3);
     assert_eq!(
         states(&verdict),
         [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
@@ -63,6 +65,18 @@ fn violations_of_one_file_are_counted_one_by_one() {
     node.seal(None);
     let evidence = node.attest(NONCE);
     fails(&appraised(&node, &evidence), Rule::Violations, "has no record");
+    // Each has its record: the pod answers for both, and the node for none.
+    let mut node = busy();
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.violate(&Actor::pod(pod(2), "/bin/app"), "/data");
+    node.seal(None);
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(
+        states(&verdict),
+        [State::Trusted, State::Untrusted, State::Trusted, State::Trusted]
+    );
 }
 
 #[test]

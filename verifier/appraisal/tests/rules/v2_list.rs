@@ -93,7 +93,19 @@ fn a_bank_that_the_policy_wants_must_be_quoted() {
     node.accept_banks = "[sha256, sha384]".into();
     node.banks = vec![Bank::Sha384, Bank::Sha1, Bank::Sha256];
     let evidence = node.attest(NONCE);
-    assert!(appraised(&node, &evidence).trusted);
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted);
+    // The third one is named, and fails nothing.
+    let also = verdict
+        .node
+        .findings
+        .iter()
+        .filter(|f| f.text.contains("also quoted"));
+    let also: Vec<&str> = also.map(|finding| finding.text.as_str()).collect();
+    assert!(
+        matches!(also.as_slice(), [one] if one.contains("bank sha1,")),
+        "{also:?}"
+    );
 }
 
 #[test]
@@ -134,7 +146,8 @@ fn an_entry_of_a_register_that_is_not_quoted_is_refused() {
         let quote = node.quote(NONCE);
         node.evidence(quote)
     };
-    disbelieved(&appraised(&node, &evidence), Rule::Coverage, "not quoted");
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Coverage, "not quoted");
+    assert_eq!(finding.index, Some(at as u64));
 }
 
 #[test]

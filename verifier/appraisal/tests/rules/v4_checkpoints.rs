@@ -32,9 +32,25 @@ fn a_dropped_a_doubled_and_a_reordered_checkpoint_are_refused() {
         Rule::Chain,
         "not made for this request",
     );
-    let mut without_first = good;
+    let mut without_first = good.clone();
     without_first.checkpoints.remove(0);
     disbelieved(&appraised(&node, &without_first), Rule::Chain, "key");
+    let mut without_any = good.clone();
+    without_any.checkpoints.clear();
+    for with_records in [true, false] {
+        if !with_records {
+            without_any.partitions.clear();
+        }
+        let verdict = appraised(&node, &without_any);
+        disbelieved(&verdict, Rule::Chain, "holds no checkpoint");
+    }
+    let mut unreadable = good;
+    unreadable.checkpoints[2] = b"no checkpoint".to_vec();
+    disbelieved(
+        &appraised(&node, &unreadable),
+        Rule::Chain,
+        "checkpoint file 2 cannot be read",
+    );
 }
 
 #[test]
@@ -138,6 +154,25 @@ fn checkpoints_are_the_collectors_and_nobody_elses() {
             "not read into the list by the collector",
         );
     }
+}
+
+#[test]
+fn who_read_a_checkpoint_must_be_known_whatever_else_may_stay_unattributed() {
+    let mut node = busy();
+    node.extra_policy += "tolerance: {unattributed: 9}\n";
+    let at = node.list.len() as u64;
+    node.seal(None);
+    node.waiting
+        .retain(|(_, record)| !record.path.ends_with(b"/checkpoint/1"));
+    node.seal_with(None, |c| c.settled = at);
+    node.seal_with(Some(NONCE), |c| c.settled = at);
+    let quote = node.quote(NONCE);
+    let evidence = node.evidence(quote);
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Chain,
+        "no record says who read checkpoint 1",
+    );
 }
 
 #[test]
@@ -272,6 +307,13 @@ fn the_chain_goes_on_from_the_last_round() {
         &appraised_next(&node, &evidence, &other),
         Rule::Chain,
         "another one than the one seen before",
+    );
+    let mut without = state.clone();
+    without.checkpoint = None;
+    disbelieved(
+        &appraised_next(&node, &evidence, &without),
+        Rule::Chain,
+        "had no checkpoints and this one does",
     );
     let mut ahead = state.clone();
     ahead.checkpoint.as_mut().unwrap().number = 100;

@@ -1,6 +1,7 @@
 //! V5: records, partitions, and the entries that they join.
 
 use super::*;
+use cgpath_evidence::Record;
 
 #[test]
 fn a_dropped_altered_doubled_reordered_or_added_record_is_refused() {
@@ -209,16 +210,47 @@ fn an_entry_may_wait_for_its_record_for_one_checkpoint_and_not_for_two() {
 }
 
 #[test]
+fn an_unsealed_record_has_a_number_of_its_own_and_stands_in_its_cgroups_partition() {
+    let shown = |change: fn(&mut [(PartitionKey, Record)])| {
+        let mut node = busy();
+        node.seal(Some(NONCE));
+        for path in ["/usr/bin/runc", "/usr/bin/containerd"] {
+            node.execute_good(&Actor::host("/sbin/init"), path);
+        }
+        // Of the checkpoint's file, and of an entry and an execution each.
+        assert_eq!(node.waiting.len(), 5);
+        change(&mut node.waiting);
+        let quote = node.quote(NONCE);
+        appraised(&node, &node.evidence(quote))
+    };
+    let verdict = shown(|_| ());
+    assert!(verdict.trusted, "{verdict}");
+    type Change = fn(&mut [(PartitionKey, Record)]);
+    let numbers: [Change; 2] = [|w| w[1].1.seq = 1, |w| w[3].1.seq = w[1].1.seq];
+    for change in numbers {
+        disbelieved(
+            &shown(change),
+            Rule::Records,
+            "an unsealed record has a number that was given before",
+        );
+    }
+    disbelieved(
+        &shown(|w| w[1].0 = PartitionKey::Pod(pod(1))),
+        Rule::Records,
+        "an unsealed record stands in a partition that is not its cgroup's",
+    );
+}
+
+#[test]
 fn a_record_whose_entry_is_not_in_the_list_is_refused() {
     let mut node = busy();
     let ghost = Measurement::ima_ng(b"/bin/app", &sha256(b"ghost"));
     node.record_entry(&Actor::pod(pod(3), "/bin/app"), "/bin/app", &ghost, 0);
     let evidence = node.attest(NONCE);
-    disbelieved(
-        &appraised(&node, &evidence),
-        Rule::Records,
-        "does not stand in the covered part",
-    );
+    let verdict = appraised(&node, &evidence);
+    disbelieved(&verdict, Rule::Records, "does not stand in the covered part");
+    // Beside the two of its files.
+    assert_eq!(verdict.pod(pod(3)).unwrap().entries, 3);
 }
 
 #[test]
@@ -250,6 +282,35 @@ fn a_record_without_digests_or_with_those_of_two_entries_joins_nothing() {
         &appraised(&node, &evidence),
         Rule::Records,
         "not those of one entry",
+    );
+
+    // The right digests, and another register than the entry's.
+    let mut node = busy();
+    let is_it = |record: &Record| record.kind == EventKind::Entry && record.path == b"/usr/bin/tool";
+    let record = node.waiting.iter_mut().find(|(_, record)| is_it(record));
+    record.unwrap().1.pcr = 11;
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Records,
+        "not those of one entry",
+    );
+
+    // The zeros of a violation are no digest of an entry.
+    let mut node = busy();
+    node.extra_policy += "violations: {permit: ['/var/log/**']}\n";
+    node.violate(&Actor::host("/sbin/init"), "/var/log/some");
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/runc");
+    let is_it = |record: &Record| record.kind == EventKind::Entry && record.path == b"/usr/bin/runc";
+    let record = node.waiting.iter_mut().find(|(_, record)| is_it(record));
+    for digest in &mut record.unwrap().1.digests {
+        *digest = Digest::zero(digest.bank());
+    }
+    let evidence = node.attest(NONCE);
+    disbelieved(
+        &appraised(&node, &evidence),
+        Rule::Records,
+        "does not stand in the covered part",
     );
 }
 

@@ -236,3 +236,25 @@ fn verdicts_that_rest_on_learned_values_say_so() {
     assert!(verdict.trusted && verdict.learned && verdict.pods.iter().all(|p| p.learned));
     assert!(verdict.to_string().contains("LEARNED"));
 }
+
+#[test]
+fn why_a_file_has_no_hash_is_said_with_the_setting_that_is_to_blame() {
+    for (error, said) in [
+        (-27, Some("bpf.max_hash_mib")),
+        (-66, Some("bpf.hash_served")),
+        (-5, None),
+    ] {
+        let mut node = busy();
+        let (actor, hash) = (Actor::pod(pod(2), "/bin/app"), FileHash::Unhashed(error));
+        node.record_execution(&actor, EventKind::Execution, "/bin/app", hash);
+        let evidence = node.attest(NONCE);
+        let verdict = appraised(&node, &evidence);
+        let finding = fails(&verdict, Rule::PodContents, "no hash to judge it by");
+        let found = finding.found.clone().unwrap();
+        assert!(found.contains(&format!("error {error}")), "{found}");
+        assert_eq!(found.contains("bpf."), said.is_some(), "{found}");
+        assert!(said.is_none_or(|said| found.contains(said)), "{found}");
+        // Another content than a file's would be expected of memory alone.
+        assert!(finding.expected.is_empty(), "{finding}");
+    }
+}

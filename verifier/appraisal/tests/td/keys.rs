@@ -109,7 +109,9 @@ fn a_reboot_is_seen_without_counters_and_one_that_is_too_fast_is_none() {
         "{verdict}"
     );
     let mut context = node.context(NEXT, Some(state.clone()));
-    context.now = state.time + 3;
+    context.now = state.time + 10;
+    assert!(appraise_in(&node, &evidence, &context).trusted);
+    context.now = state.time + 9;
     let verdict = appraise_in(&node, &evidence, &context);
     disbelieved(&verdict, Rule::History, "sooner than the machine can reboot");
 }

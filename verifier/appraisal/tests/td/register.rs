@@ -1,8 +1,9 @@
 //! V2 and V4 where a register binds the list: what it shows, and what it cannot.
 
 use super::*;
+use cgpath_evidence::boot::EventType;
 use cgpath_evidence::td::{checkpoint_digest, log};
-use cgpath_evidence::{Entry, SealedCheckpoint};
+use cgpath_evidence::{Bank, Entry, SealedCheckpoint};
 use cgpath_testkit::{IMA_POLICY, Measurement, sha256};
 
 /// What it is called, and what is done to the list.
@@ -153,6 +154,18 @@ fn a_foundation_that_stands_only_behind_the_last_checkpoint_is_none() {
         failures.any(|f| f.rule == Rule::Host && f.text.contains("no accepted IMA policy")),
         "{verdict}"
     );
+    // Nor is one that was listed behind checkpoint 1, with a record and bound by a later one.
+    node.list.pop();
+    node.seal(None);
+    let content = sha256(IMA_POLICY.as_bytes());
+    node.measure(&Actor::host("/sbin/init"), IMA_POLICY, &content);
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    let mut failures = verdict.failures();
+    assert!(
+        failures.any(|f| f.rule == Rule::Host && f.text.contains("before checkpoint 1")),
+        "{verdict}"
+    );
 }
 
 #[test]
@@ -196,15 +209,59 @@ fn a_register_that_somebody_else_extended_is_refused_logged_or_not() {
             verdict.relaxations
         );
     }
-    // The agent's form with another digest is not the agent's.
+    // The agent's form with another digest is not the agent's; nor is another tag, or another kind of event.
+    let (form, tag) = (b"LEAA\x01\0\0\0x", EventType::EVENT_TAG);
+    let of = |data: &[u8]| -> [u8; 48] { Bank::Sha384.hash(&[data]).bytes().try_into().unwrap() };
+    for (kind, digest, data, is_agents) in [
+        (tag, of(form), form, true),
+        (tag, [7; 48], form, false),
+        (tag, of(b"LEAB\x01\0\0\0x"), b"LEAB\x01\0\0\0x", false),
+        (EventType(7), of(form), form, false),
+    ] {
+        let mut node = busy();
+        let td = node.td.as_mut().unwrap();
+        td.policy += "  rtmr-writers: [attestation-agent]\n";
+        log::append(&mut td.log, 3, kind, &digest, data);
+        td.write(&digest);
+        let evidence = node.attest(NONCE);
+        let verdict = appraised(&node, &evidence);
+        assert_eq!(verdict.trusted, is_agents, "{verdict}");
+        if !is_agents {
+            disbelieved(&verdict, Rule::Chain, "shared-register");
+        }
+    }
+}
+
+#[test]
+fn extensions_by_strangers_are_named_as_far_as_a_reader_reads_and_counted_beyond() {
+    for (many, more) in [
+        (8, None),
+        (9, Some("1 more extension")),
+        (12, Some("4 more extension")),
+    ] {
+        let mut node = busy();
+        (0..many).for_each(|n| node.td.as_mut().unwrap().agent(&format!("content {n}")));
+        let evidence = node.attest(NONCE);
+        let verdict = appraised(&node, &evidence);
+        let named = verdict.failures().filter(|f| f.text.contains("shared-register"));
+        assert_eq!(named.count(), 8, "{verdict}");
+        let counted = verdict.failures().find(|f| f.text.contains("more extension"));
+        let is_it = |finding: &Finding| more.is_some_and(|more| finding.text.starts_with(more));
+        assert_eq!(counted.is_some(), more.is_some(), "{verdict}");
+        assert!(counted.is_none_or(is_it), "{verdict}");
+    }
+}
+
+#[test]
+fn a_redacted_entry_is_bound_by_nothing_and_named_by_its_index() {
     let mut node = busy();
-    let td = node.td.as_mut().unwrap();
-    td.policy += "  rtmr-writers: [attestation-agent]\n";
-    let kind = cgpath_evidence::boot::EventType::EVENT_TAG;
-    log::append(&mut td.log, 3, kind, &[7; 48], b"LEAA\x01\0\0\0x");
-    td.write(&[7; 48]);
-    let evidence = node.attest(NONCE);
-    disbelieved(&appraised(&node, &evidence), Rule::Chain, "shared-register");
+    let mut evidence = node.attest(NONCE);
+    evidence.list[5] = Entry::Opaque {
+        pcr: 10,
+        digests: vec![node.list[5].digest(Bank::Sha1), node.list[5].digest(Bank::Sha256)],
+    };
+    let finding = disbelieved(&appraised(&node, &evidence), Rule::Coverage, "a redacted entry");
+    assert_eq!(finding.index, Some(5));
 }
 
 #[test]
@@ -304,6 +361,13 @@ fn checkpoints_that_bind_nothing_or_go_back_in_time_are_refused() {
         Rule::Chain,
         "went back",
     );
+    // A clock may stand still.
+    let mut node = busy();
+    let boottime = node.checkpoints[0].checkpoint.binding.as_ref().unwrap().sealed_ns;
+    node.seal_with(None, |c| c.binding.as_mut().unwrap().sealed_ns = boottime);
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
     let origin = sealed(|c| {
         c.binding.as_mut().unwrap().origin = Some(cgpath_evidence::td::Origin {
             register: 3,

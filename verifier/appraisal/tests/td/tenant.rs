@@ -16,11 +16,11 @@ use p256::ecdsa::SigningKey;
 /// What it is called, by which rule it fails, and what is done to the bundle.
 type Change = (&'static str, Rule, fn(&mut TenantBundle));
 
-/// The tenant's policy of this pod; `more` are lines of its `tdx`, indented by two.
-fn policy(node: &Node, uid: PodUid, more: &str) -> Policy {
+/// The tenant's policy of this pod as text; `more` are lines of its `tdx`, indented by two.
+fn yaml(node: &Node, uid: PodUid, more: &str) -> String {
     let td = node.td.as_ref().unwrap();
     let domain = td.policy.split("  boot:\n").next().unwrap();
-    let yaml = format!(
+    format!(
         "version: 1\n\
          pod: {uid}\n\
          name: shop/web\n\
@@ -29,11 +29,18 @@ fn policy(node: &Node, uid: PodUid, more: &str) -> Policy {
          references: [{uid}.json]\n\
          tdx:\n{domain}{more}",
         td.rtmr,
-    );
+    )
+}
+
+fn load(node: &Node, uid: PodUid, yaml: &str) -> Policy {
     let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
     let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
     assert_eq!(about, uid);
     policy
+}
+
+fn policy(node: &Node, uid: PodUid, more: &str) -> Policy {
+    load(node, uid, &yaml(node, uid, more))
 }
 
 fn context(node: &Node, nonce: &[u8], previous: Option<TenantState>) -> TenantContext {
@@ -317,6 +324,119 @@ fn a_follower_of_a_register_is_sent_only_new_hashes_and_goes_on_from_where_it_wa
     other.node.td.as_mut().unwrap().node_key = [1; 32];
     let verdict = as_tenant(&node, &whole, pod(1), NEXT, Some(other));
     refused(&verdict, Rule::Quote, "another key within the boot");
+}
+
+/// The rest of docs/threat-model.md's list is that of a node with a TPM: see `tenant`.
+#[test]
+fn a_domains_bundle_shows_exactly_what_is_stated_and_checkpoint_0_to_a_follower_too() {
+    let mut node = Node::boot(KeyKind::EcdsaP256);
+    node.predating = vec![pod(5)];
+    // Not the bytes of a pod's UID, after the boot that this is.
+    node.boot_id = [0xaf; 16];
+    let mut node = node.in_domain(domain(), false);
+    run(&mut node);
+    let first = node.attest(NONCE);
+    let followed = first.list.len() as u64;
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/containerd");
+    let evidence = node.attest(NEXT);
+    let whole = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
+    let later = TenantBundle::prove(&evidence, pod(1), followed).unwrap();
+    assert!(later.list.len() < whole.list.len());
+    let holds = |bundle: &TenantBundle, uid: PodUid| bundle.to_cbor().windows(16).any(|w| w == uid.0);
+    let read = |file: &[u8]| SealedCheckpoint::from_file(file).unwrap().checkpoint;
+    let domain = node.td.as_ref().unwrap();
+    for bundle in [&whole, &later] {
+        // Checkpoint 0, and with it pods that are older than the collector; of others nothing.
+        let first = read(bundle.first.as_ref().unwrap());
+        assert_eq!((first.number, &first.predating), (0, &node.predating));
+        assert!(holds(bundle, pod(5)) && (2..=4).all(|n| !holds(bundle, pod(n))));
+        // Register, its value before, the node's key; then running value and time of both.
+        let origin = first.binding.as_ref().unwrap().origin.clone().unwrap();
+        assert_eq!(origin.register, domain.rtmr);
+        let key: &[u8] = &origin.node_key;
+        assert_eq!(key, &cgpath_evidence::td::public_node_key(&domain.key)[..]);
+        let last = read(&bundle.last);
+        let (began, bound) = (first.binding.unwrap(), last.binding.unwrap());
+        assert!(bound.origin.is_none() && bound.list != began.list && bound.sealed_ns > began.sealed_ns);
+        // Its quote alone, each checkpoint by its digest, and of the list no more than hashes.
+        assert!(bundle.quote.tpm.is_none() && bundle.registers.is_none());
+        let shown = bundle.register_log.as_ref().unwrap();
+        let events: Vec<_> = log::read(shown).unwrap().map(Result::unwrap).collect();
+        assert_eq!(events.len() as u64, last.number + 1);
+        assert!(events.iter().all(|event| event.checkpoint().is_some()));
+        let is_hash = |entry: &Entry| match entry {
+            Entry::Opaque { digests, hash, .. } => digests.is_empty() && hash.is_some(),
+            Entry::Full(_) => false,
+        };
+        assert!(bundle.list.iter().all(is_hash));
+        assert_eq!(bundle.from + bundle.list.len() as u64, last.list_len);
+    }
+    // An absence names its neighbours in the tree, whoever asks.
+    let absent = TenantBundle::prove(&evidence, pod(6), followed).unwrap();
+    let neighbours = (1..=4).filter(|n| holds(&absent, pod(*n))).count();
+    assert!((1..=2).contains(&neighbours), "{neighbours}");
+}
+
+/// A limit, stated: what is bound by a hash is what the list of this bundle has.
+#[test]
+fn what_a_follower_is_shown_again_is_bound_by_its_template_digest_alone() {
+    // `ima-ng` as its own field list, which has the same shape and the same template digest.
+    let relabelled = |bundle: &TenantBundle| {
+        let mut bundle = bundle.clone();
+        let label = b"d-ng|n-ng";
+        let label = [&(label.len() as u32).to_le_bytes()[..], label].concat();
+        bundle.entries[0].splice(24..34, label);
+        bundle
+    };
+    let mut node = busy();
+    let first = bundle_from(&node.clone(), &node.attest(NONCE), pod(1), NONCE, 0);
+    let state = as_tenant(&node, &first, pod(1), NONCE, None).state.unwrap();
+    node.execute_good(&Actor::host("/sbin/init"), "/usr/bin/containerd");
+    let evidence = node.attest(NEXT);
+    let next = relabelled(&bundle_from(&node, &evidence, pod(1), NEXT, state.followed()));
+    let whole = relabelled(&bundle_from(&node, &evidence, pod(1), NEXT, 0));
+    // The policy has one template of the shape: refused, wherever the list begins.
+    let verdict = as_tenant(&node, &next, pod(1), NEXT, Some(state.clone()));
+    refused(&verdict, Rule::Template, "relabelled");
+    let verdict = as_tenant(&node, &whole, pod(1), NEXT, Some(state.clone()));
+    refused(&verdict, Rule::Records, "relabelled, and the whole");
+    // It has both: only a list from 0 tells them apart.
+    let yaml = yaml(&node, pod(1), "").replace("[ima-ng]", "[ima-ng, 'd-ng|n-ng']");
+    let both = load(&node, pod(1), &yaml);
+    let asked = context(&node, NEXT, Some(state));
+    let verdict = verify(&whole, pod(1), &both, &asked).unwrap();
+    refused(&verdict, Rule::Records, "relabelled, and the whole");
+    let verdict = verify(&next, pod(1), &both, &asked).unwrap();
+    assert_eq!(verdict.outcome, Outcome::Trusted, "{verdict}");
+    // What it says is bound all the same.
+    let mut altered = next;
+    let at = altered.entries[0].len() - 2;
+    altered.entries[0][at] ^= 1;
+    let verdict = verify(&altered, pod(1), &both, &asked).unwrap();
+    assert_eq!(verdict.outcome, Outcome::Untrusted, "{verdict}");
+}
+
+#[test]
+fn registers_and_a_register_log_beside_the_other_kinds_quote_are_refused() {
+    let mut node = busy();
+    let evidence = node.attest(NONCE);
+    let mut bundle = bundle_from(&node, &evidence, pod(1), NONCE, 0);
+    bundle.registers = Some(Vec::new());
+    let verdict = as_tenant(&node, &bundle, pod(1), NONCE, None);
+    refused(&verdict, Rule::Quote, "registers of a TPM");
+    let mut with_tpm = Node::boot(KeyKind::EcdsaP256);
+    run(&mut with_tpm);
+    let evidence = with_tpm.attest(NONCE);
+    let mut bundle = TenantBundle::prove(&evidence, pod(1), 0).unwrap();
+    let (policy, asked) = (
+        crate::tenant::policy(&with_tpm, pod(1)),
+        context(&with_tpm, NONCE, None),
+    );
+    let verdict = verify(&bundle, pod(1), &policy, &asked).unwrap();
+    assert_eq!(verdict.outcome, Outcome::PartitionOnly, "{verdict}");
+    bundle.register_log = Some(Vec::new());
+    let verdict = verify(&bundle, pod(1), &policy, &asked).unwrap();
+    refused(&verdict, Rule::Quote, "a register's log");
 }
 
 #[test]

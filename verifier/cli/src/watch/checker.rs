@@ -1,4 +1,6 @@
 //! A pod's proofs as they come, judged by the tenant's own policy; each begins where the one before ended.
+//!
+//! Promise: collateral is what its files hold when a proof comes, since it gets too old while this runs.
 
 use crate::input;
 use crate::output::{Failure, escape};
@@ -39,9 +41,14 @@ impl Proof {
     }
 
     fn wrong(why: &str) -> Proof {
+        Proof::failed(escape(why.as_bytes()))
+    }
+
+    /// `why` is escaped already.
+    fn failed(why: String) -> Proof {
         Proof {
             checked: true,
-            why: Some(escape(why.as_bytes())),
+            why: Some(why),
             verdict: None,
             own_nonce: None,
         }
@@ -87,7 +94,10 @@ pub struct Checker {
     pod: PodUid,
     policy: cgpath_policy::Policy,
     key: PinnedKey,
+    /// Without collateral.
     td: TdContext,
+    /// The files that have it.
+    pub collateral: Vec<PathBuf>,
     verifiers: Vec<VerifyingKey>,
     state: Option<TenantState>,
     followed: u64,
@@ -100,8 +110,7 @@ impl Checker {
     /// Those that cannot be used.
     pub fn new(
         path: &Path,
-        key: PinnedKey,
-        td: TdContext,
+        (key, td): (PinnedKey, TdContext),
         pod: PodUid,
         verifiers: &[PathBuf],
     ) -> Result<Checker, Failure> {
@@ -117,6 +126,7 @@ impl Checker {
             policy,
             key,
             td,
+            collateral: Vec::new(),
             verifiers: verifiers
                 .iter()
                 .map(|path| public_key(path))
@@ -160,13 +170,20 @@ impl Checker {
         if bundle.from != 0 && bundle.from != self.followed {
             return Ok(None);
         }
+        let collateral = match input::collateral(&self.collateral) {
+            Ok(collateral) => collateral,
+            Err(failure) => return Ok(Some(Proof::failed(failure.to_string()))),
+        };
         let opening = bundle.opening.as_deref().map(Opening::from_bytes);
         // That the quoted nonce commits to the opening is for the check to see.
         let opened = own.filter(|own| matches!(&opening, Some(Ok(opening)) if opening.holds(own)));
         let nonce = opened.map_or(nonce, <[u8]>::to_vec);
         let context = TenantContext {
             key: self.key.clone(),
-            td: self.td.clone(),
+            td: TdContext {
+                collateral,
+                ..self.td.clone()
+            },
             nonce: ExpectedNonce::Value(nonce),
             now: input::now()?,
             verifiers: self.verifiers.clone(),
@@ -187,5 +204,73 @@ impl Checker {
             verdict: Some(Box::new(verdict)),
             own_nonce: own.map(|_| opened.is_some()),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_appraisal::tenant::Outcome;
+    use cgpath_evidence::td::{node_key_hash, public_node_key};
+    use cgpath_testkit::td::{Platform, TrustDomain};
+    use cgpath_testkit::{Actor, KeyKind, Node, pod};
+
+    const NONCE: &[u8] = b"the nonce of this request";
+    const DAY: u64 = 24 * 3600;
+
+    #[test]
+    fn collateral_is_read_for_each_proof_so_that_a_fresh_file_counts_at_once() {
+        let domain = TrustDomain::new(Platform::new("a test's root", "a machine"));
+        let mut node = Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+        node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let reference = format!("{}.json", pod(1));
+        std::fs::write(at(&reference), node.reference(&reference).unwrap()).unwrap();
+        let domain = node.td.clone().unwrap();
+        let policy = format!(
+            "version: 1\n\
+             pod: {}\n\
+             name: shop/web\n\
+             templates: [ima-ng]\n\
+             anchor: rtmr-{}\n\
+             references: [{reference}]\n\
+             tdx:\n{}",
+            pod(1),
+            domain.rtmr,
+            domain.policy.split("  boot:\n").next().unwrap()
+        );
+        std::fs::write(at("web.yaml"), policy).unwrap();
+        let td = TdContext {
+            node_key: Some(node_key_hash(&public_node_key(&domain.key))),
+            collateral: Vec::new(),
+        };
+        let checker = Checker::new(&at("web.yaml"), (PinnedKey::NoTpm, td), pod(1), &[]);
+        let mut checker = checker.unwrap_or_else(|failure| panic!("{failure}"));
+        let file = at("collateral.json");
+        checker.collateral = vec![file.clone()];
+        let now = input::now().unwrap_or_else(|failure| panic!("{failure}"));
+        let mut proof = |age: Option<u64>| {
+            match age {
+                Some(age) => {
+                    let issued = domain.platform.collateral_json(now - age, |_, _| ());
+                    std::fs::write(&file, issued).unwrap();
+                }
+                None => std::fs::remove_file(&file).unwrap(),
+            }
+            let bundle = TenantBundle::prove(&node.attest(NONCE), pod(1), checker.followed()).unwrap();
+            let bundle = STANDARD.encode(bundle.to_cbor());
+            let proof = checker.check(Some(&bundle), None, &hex::encode(NONCE), None);
+            let proof = proof.unwrap_or_else(|failure| panic!("{failure}"));
+            let proof = proof.expect("it begins where the last one ended");
+            assert!(!proof.holds(), "no full verifier vouches for it: {proof}");
+            (proof.verdict.map(|verdict| verdict.outcome), proof.why)
+        };
+        let good = (Some(Outcome::PartitionOnly), None);
+        assert_eq!(proof(Some(DAY)), good);
+        assert_eq!(proof(Some(31 * DAY)), (Some(Outcome::Untrusted), None));
+        let (outcome, why) = proof(None);
+        assert!(outcome.is_none() && why.unwrap().contains("collateral.json"));
+        assert_eq!(proof(Some(DAY)), good);
     }
 }

@@ -1,8 +1,8 @@
 //! A copy of the repository in which the rules have all their mutants, each behind a switch.
 //!
-//! Promises: what did not change is not compiled again, and third-party artifacts are those of the
-//! repository's own builds. A switch that does not compile is taken out: where the mutant itself cannot
-//! compile that is what becomes of it, else it gets a build of its own. Not here: which tests kill it.
+//! Promises: what did not change is not compiled again, and nothing of it gets into the repository's own
+//! builds. A switch that does not compile is taken out: where the mutant itself cannot compile that is what
+//! becomes of it, else it gets a build of its own. Not here: which tests kill it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -21,7 +21,7 @@ use crate::{build as tools, shell};
 use super::log::{Log, Outcome};
 use super::{Mutant, PACKAGE, ROOT, SOURCES, list_file};
 
-/// So many times switches that do not compile are taken out; each stage of the compiler has errors of its
+/// So many times switches that do not compile are taken out: each stage of the compiler has errors of its
 /// own.
 const ROUNDS: u32 = 20;
 
@@ -35,6 +35,8 @@ enum Built {
 pub struct Tree<'w> {
     workspace: &'w Workspace,
     dir: PathBuf,
+    /// Its own, for cargo takes a package of the copy for that of the repository.
+    target: PathBuf,
     list: PathBuf,
     /// Files of the repository.
     files: Vec<String>,
@@ -80,6 +82,7 @@ impl<'w> Tree<'w> {
         Ok(Self {
             workspace,
             dir,
+            target: folder.join("target"),
             list: list_file(folder),
             files,
         })
@@ -117,9 +120,11 @@ impl<'w> Tree<'w> {
                 .filter(is_left)
                 .map(|mutant| mutant.number)
                 .collect();
-            let done = self.write_switches(mutants, &left)?;
+            let (done, unviable) = self.write_switches(mutants, &left)?;
             for mutant in mutants {
-                if !done.contains(&mutant.number) && !left.contains(&mutant.number) {
+                if unviable.contains(&mutant.number) {
+                    log.add(mutant, &Outcome::Unviable, Duration::ZERO)?;
+                } else if !done.contains(&mutant.number) && !left.contains(&mutant.number) {
                     log.leave_alone(mutant)?;
                 }
             }
@@ -146,8 +151,12 @@ impl<'w> Tree<'w> {
         bail!("switches still do not compile after {ROUNDS} rounds")
     }
 
-    /// Gives the numbers of the mutants that have a switch.
-    fn write_switches(&self, mutants: &[Mutant], left: &BTreeSet<u64>) -> Result<BTreeSet<u64>> {
+    /// Gives the numbers of the mutants that have a switch, and of those that cannot compile.
+    fn write_switches(
+        &self,
+        mutants: &[Mutant],
+        left: &BTreeSet<u64>,
+    ) -> Result<(BTreeSet<u64>, BTreeSet<u64>)> {
         let values: Vec<Value> = mutants
             .iter()
             .map(|mutant| {
@@ -173,7 +182,12 @@ impl<'w> Tree<'w> {
             .arg(ROOT)
             .arg(&self.list)
             .arg(&self.dir);
-        Ok(serde_json::from_str(&shell::spoken(&mut command)?)?)
+        let written: Value = serde_json::from_str(&shell::spoken(&mut command)?)?;
+        let numbers = |key: &str| -> Option<BTreeSet<u64>> {
+            written[key].as_array()?.iter().map(Value::as_u64).collect()
+        };
+        let both = numbers("switches").zip(numbers("unviable"));
+        both.context("the switches' program says another thing than numbers")
     }
 
     /// Builds the test programs, in the open but for errors. What a test takes is what the plain library of
@@ -182,7 +196,7 @@ impl<'w> Tree<'w> {
         let mut command = tools::cargo(self.workspace);
         command
             .current_dir(&self.dir)
-            .env("CARGO_TARGET_DIR", &self.workspace.target);
+            .env("CARGO_TARGET_DIR", &self.target);
         command.args([
             "test",
             "--locked",
