@@ -3,7 +3,7 @@
 //! Promise: a key that nothing judges is named, as is one that is missing, with what to do. Not here: each
 //! key's own form.
 
-use super::{Kexec, NodePolicy, PaddedBanks};
+use super::{NodePolicy, PaddedBanks};
 use crate::anchor::Anchor;
 use crate::tdx::NodeKeyPolicy;
 
