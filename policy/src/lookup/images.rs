@@ -2,7 +2,8 @@
 //! container runtime says that it runs.
 //!
 //! Promises: an image that the runtime does not name by one of its digests is none of them: nothing is
-//! guessed; values of images bring no excludes. Not here: the index's files (see `refs`), what follows from it (see `cgpath-appraisal`).
+//! guessed; values of images bring no excludes. Not here: the index's files (see `refs`), what follows from
+//! it (see `cgpath-appraisal`).
 
 use super::workloads::{beside, of_part};
 use super::{Allowed, ContainerPolicy, Loader};

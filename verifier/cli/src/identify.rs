@@ -249,8 +249,8 @@ fn file(name: Name<'_>, digest: Option<&Digest>) -> String {
 }
 
 impl Part {
-    /// Whether one image has all of it, but for what is the runtime's own, and the runtime names no other. The
-    /// sandbox's image need not be in the index.
+    /// Whether one image has all of it, but for what is the runtime's own, and the runtime names no other.
+    /// The sandbox's image need not be in the index.
     fn is_clean(&self) -> bool {
         let is_sandbox = self.is_sandbox && self.of_images == 0;
         self.others == 0 && (is_sandbox || self.is_said != Some(false))

@@ -1,9 +1,9 @@
 //! `cgpath refs`: the index of images that policies of version 2 take values from.
 //!
-//! Promises: what a file names is there before the file is, so that a reader finds whole images; two commands
-//! that change one index wait for each other; an image that is added again mends its files; no file is written
-//! through a link, and none deleted that the index did not make. Not here: what stands in its files (`cgpath_policy::refs`), how
-//! values are made of an image (`cgpath_refvals`).
+//! Promises: what a file names is there before the file is; commands that change one index wait for each
+//! other; an image that is added again mends its files; no file is written through a link, and none deleted
+//! that the index did not make. Not here: what stands in its files (`cgpath_policy::refs`), how values are
+//! made of an image (`cgpath_refvals`).
 
 use crate::input::replace;
 use crate::output::{Failure, Output, Status, count, escape};
@@ -160,8 +160,8 @@ impl Index {
             let path = dir.join(folder);
             is_folder(&path).map_err(|e| {
                 Failure::file(&path, &e).hint(
-                    "name the folder of an index, whose own folders are no links: `cgpath refs add DIR IMAGE` \
-                     makes one",
+                    "name the folder of an index, whose own folders are no links: `cgpath refs add DIR \
+                     IMAGE` makes one",
                 )
             })?;
         }
@@ -330,8 +330,8 @@ impl Index {
         image.indexes.extend(identity.indexes);
         image.manifests.extend(identity.manifest);
         image.platform = identity.platform.map(|platform| platform.to_string());
-        // All is read as others will read it before anything is written: what they refuse would make the index
-        // useless for every image.
+        // All is read as others will read it before anything is written: what they refuse would make the
+        // index useless for every image.
         let parts = by_layers(values).map_err(|why| Failure::new("internal", why))?;
         for (layer, part) in &parts {
             let json = json_of(part)?;

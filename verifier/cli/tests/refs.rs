@@ -489,7 +489,7 @@ fn an_image_is_removed_by_its_configuration_whatever_its_file_and_others_say() {
     std::fs::write(file(&case, "images", &one), "{}").unwrap();
     case.refused(&["refs", "list", "refs"], "missing field");
     case.objects(&["refs", "remove", "refs", &format!("both@{one}")]);
-    assert_eq!(case.configurations(), [two.clone()]);
+    assert_eq!(case.configurations(), std::slice::from_ref(&two));
     // Three digests of the image that is left, one of these shared with the one that is gone.
     assert_eq!((case.files("layers").len(), case.files("digests").len()), (2, 3));
     add_both(&case, "linux/amd64");
