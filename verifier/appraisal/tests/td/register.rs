@@ -259,6 +259,7 @@ fn a_redacted_entry_is_bound_by_nothing_and_named_by_its_index() {
     evidence.list[5] = Entry::Opaque {
         pcr: 10,
         digests: vec![node.list[5].digest(Bank::Sha1), node.list[5].digest(Bank::Sha256)],
+        hash: None,
     };
     let finding = disbelieved(&appraised(&node, &evidence), Rule::Coverage, "a redacted entry");
     assert_eq!(finding.index, Some(5));
