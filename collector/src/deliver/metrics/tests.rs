@@ -117,40 +117,64 @@ async fn a_scrape_gets_the_figures_and_nothing_else_is_answered() {
 
 #[tokio::test]
 async fn the_engine_is_asked_once_a_second_however_many_scrape() {
-    let asked = AtomicUsize::new(0);
-    let figures = Figures {
-        ask: || {
-            asked.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(Some(status()))
-        },
-        patience: PATIENCE,
-        last: Mutex::new(None),
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let ask = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Some(status()))
     };
+    let figures = Figures::new(ask, PATIENCE);
     let begin = Instant::now();
-    let first = figures.text(begin).await.unwrap();
+    let first = figures.text(move || begin).await.unwrap();
     for ms in [0, 1, 999] {
-        let text = figures.text(begin + Duration::from_millis(ms)).await.unwrap();
-        assert_eq!(text, first);
+        let now = begin + Duration::from_millis(ms);
+        assert_eq!(figures.text(move || now).await.unwrap(), first);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    figures.text(begin + YOUNG).await.unwrap();
+    figures.text(move || begin + YOUNG).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_the_answer_has_the_engine_asked_no_more_often() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let may_answer = Arc::new(Semaphore::new(0));
+    let (counted, gate) = (Arc::clone(&asked), Arc::clone(&may_answer));
+    let ask = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.acquire_owned().await.unwrap().forget();
+            Some(status())
+        }
+    };
+    let figures = Figures::new(ask, PATIENCE);
+    let begin = Instant::now();
+    for _ in 0..100 {
+        // Dropped while it waits, as hyper drops it when the connection ends.
+        tokio::select! {
+            biased;
+            _ = figures.text(move || begin) => panic!("the engine has not answered"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    may_answer.add_permits(1);
+    let text = figures.text(move || begin).await.unwrap();
+    assert_eq!(text, status::metrics(Some(&status())).unwrap());
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn a_daemon_that_does_not_answer_is_down() {
     for patience in [Duration::ZERO, PATIENCE] {
-        let figures = Figures {
-            ask: || async move {
-                match patience {
-                    Duration::ZERO => std::future::pending().await,
-                    _ => None,
-                }
-            },
-            patience,
-            last: Mutex::new(None),
+        let ask = move || async move {
+            match patience {
+                Duration::ZERO => std::future::pending().await,
+                _ => None,
+            }
         };
-        let text = figures.text(Instant::now()).await.unwrap();
+        let text = Figures::new(ask, patience).text(Instant::now).await.unwrap();
         assert_eq!(text, status::metrics(None).unwrap());
     }
 }
