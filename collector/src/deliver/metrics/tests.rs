@@ -224,6 +224,9 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test]
 async fn a_local_socket_is_roots_alone_and_replaces_a_dead_one_and_nothing_else() {
+    use nix::sys::socket::{Backlog, listen};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.sock");
     let at = ListenAt::Socket(path.clone());
@@ -238,4 +241,25 @@ async fn a_local_socket_is_roots_alone_and_replaces_a_dead_one_and_nothing_else(
     let refused = control::local_socket(&file).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{refused}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+
+    let others = dir.path().join("another's.sock");
+    let other = UnixListener::bind(&others).unwrap();
+    let refused = control::local_socket(&others).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    // Not even one whose queue is full, here with who asked before, and where asking could wait for ever.
+    listen(&other, Backlog::new(0).unwrap()).unwrap();
+    let refused = control::local_socket(&others).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    drop(other);
+    control::local_socket(&others).unwrap();
+
+    let datagrams = dir.path().join("datagrams.sock");
+    let log = UnixDatagram::bind(&datagrams).unwrap();
+    let refused = control::local_socket(&datagrams).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    UnixDatagram::unbound()
+        .unwrap()
+        .send_to(b"x", &datagrams)
+        .unwrap();
+    drop(log);
 }
