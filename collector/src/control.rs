@@ -3,12 +3,16 @@
 //! Root only: it lies with mode 0600 in `run_dir`.
 
 use crate::bpf;
+use crate::config;
 use crate::deliver::sink::Sinks;
 use crate::request::{Handover, RequestError};
 use crate::service::Handle;
 use crate::status::Status;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
@@ -22,7 +26,7 @@ const MAX_LINE: u64 = 4096;
 
 /// Where the socket is.
 pub fn socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("cgpathd.sock")
+    config::control_socket(run_dir)
 }
 
 /// What is asked.
@@ -59,7 +63,7 @@ enum Answer {
     Error { message: String },
 }
 
-/// Makes the socket, in place of one that a dead daemon left.
+/// Makes the socket, in place of one that a dead daemon left; one on which somebody listens stays.
 ///
 /// # Errors
 /// If it cannot be made.
@@ -68,20 +72,32 @@ pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
     local_socket(&socket(run_dir))
 }
 
-/// A socket at `path` that root alone may use, in place of one that is there; what is no socket stays.
+/// A socket at `path` that root alone may use, in place of one that nobody has any more; another's stays, and
+/// so does what is no socket.
 pub(crate) fn local_socket(path: &Path) -> io::Result<UnixListener> {
+    let stays = |kind, why: &str| Err(io::Error::new(kind, format!("{} {why}", path.display())));
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
-        Ok(_) => {
-            let why = format!("{} is there and is no socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        Ok(found) if !found.file_type().is_socket() => {
+            return stays(io::ErrorKind::AlreadyExists, "is there and is no socket");
         }
+        Ok(_) if is_left_over(path)? => std::fs::remove_file(path)?,
+        Ok(_) => return stays(io::ErrorKind::AddrInUse, "is another's, who has it open"),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Whether nobody has the socket at `path` open: the kernel refuses to connect to such a one alone. Asking
+/// waits for nobody, not even where the queue of another is full.
+fn is_left_over(path: &Path) -> io::Result<bool> {
+    use nix::sys::socket::{connect, socket};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let asker = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let asked = connect(asker.as_raw_fd(), &UnixAddr::new(path)?);
+    Ok(asked == Err(Errno::ECONNREFUSED))
 }
 
 /// Answers on the socket until the task is dropped.

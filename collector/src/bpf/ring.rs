@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// The ring buffer's consumer. The position that the kernel sees moves only when an [`Item`] is dropped, and
 /// is kept by the kernel: a restarted collector goes on with the first record that was not dropped.
@@ -65,9 +65,13 @@ fn fill(ring: BorrowedFd<'_>) -> io::Result<RingFill> {
     let address = unsafe { mmap(None, length, protection, flags, ring, 0) }?;
     let position = |offset: usize| {
         // SAFETY: both pages are mapped until the end of this function, and begin with words that kernel and
-        // consumer change atomically.
+        // consumer change atomically. They can only be read here: of such memory a relaxed load of a word of
+        // the machine alone is sound (`std::sync::atomic`, "Atomic accesses to read-only memory"), hence the
+        // fence, which orders it as an acquiring load would be.
         let word = unsafe { address.byte_add(offset).cast::<AtomicUsize>().as_ref() };
-        word.load(Ordering::Acquire)
+        let found = word.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        found
     };
     // The consumer's first: it is never ahead of the producer's.
     let consumed = position(0);

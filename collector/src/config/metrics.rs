@@ -10,11 +10,20 @@ use std::path::{Path, PathBuf};
 /// Bytes of a local socket's path, its end included. Source: include/uapi/linux/un.h, `UNIX_PATH_MAX`.
 const MAX_PATH: usize = 108;
 
+/// Ports below this one are for programs with a capability that the unit does not have. Source: ip(7),
+/// `ip_unprivileged_port_start`.
+const FIRST_PORT: u16 = 1024;
+
+/// Where the daemon's own socket is, which cannot be that for figures.
+pub(crate) fn control_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("cgpathd.sock")
+}
+
 /// `[metrics]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// `ADDRESS:PORT` of the loopback, or `unix:/PATH`; empty: nowhere.
+    /// `ADDRESS:PORT` of the loopback, the port at least 1024, or `unix:/PATH`; empty: nowhere.
     pub listen: String,
 }
 
@@ -28,6 +37,16 @@ pub enum ListenAt {
 }
 
 impl Metrics {
+    /// The place of a daemon with this `run_dir`; `None` where there is none.
+    pub(super) fn place_beside(&self, run_dir: &Path) -> Result<Option<ListenAt>, String> {
+        match self.place()? {
+            Some(ListenAt::Socket(path)) if path == control_socket(run_dir) => {
+                Err(format!("{} is where `cgpathd status` asks", path.display()))
+            }
+            place => Ok(place),
+        }
+    }
+
     /// The place; `None` where there is none.
     ///
     /// # Errors
@@ -46,7 +65,10 @@ impl Metrics {
             return Ok(Some(ListenAt::Socket(path.into())));
         }
         match listen.parse::<SocketAddr>() {
-            Ok(at) if at.ip().is_loopback() && at.port() != 0 => Ok(Some(ListenAt::Loopback(at))),
+            Ok(at) if at.ip().is_loopback() && at.port() >= FIRST_PORT => Ok(Some(ListenAt::Loopback(at))),
+            Ok(at) if at.ip().is_loopback() && at.port() != 0 => {
+                Err(format!("{at}: cgpathd cannot take ports below {FIRST_PORT}"))
+            }
             Ok(at) if at.port() != 0 => Err(format!(
                 "{at} is reached from elsewhere: listen on 127.0.0.1 or a unix:/PATH, behind a proxy that \
                  authenticates who asks"
@@ -81,7 +103,7 @@ mod tests {
     #[test]
     fn what_listens_is_reached_from_this_machine_alone() {
         assert_eq!(place(""), Ok(None));
-        for at in ["127.0.0.1:9464", "[::1]:9464", "127.3.2.1:1"] {
+        for at in ["127.0.0.1:9464", "[::1]:9464", "127.3.2.1:1024"] {
             assert_eq!(place(at), Ok(Some(ListenAt::Loopback(at.parse().unwrap()))));
         }
         let socket = place("unix:/run/ima-cgpath/metrics.sock").unwrap().unwrap();
@@ -93,6 +115,9 @@ mod tests {
             "[::ffff:10.0.0.5]:1",
         ] {
             assert!(place(elsewhere).unwrap_err().contains("elsewhere"), "{elsewhere}");
+        }
+        for low in ["127.0.0.1:1", "127.0.0.1:1023", "[::1]:80"] {
+            assert!(place(low).unwrap_err().contains("below 1024"), "{low}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
         for wrong in [

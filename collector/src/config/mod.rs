@@ -10,6 +10,7 @@ mod sink;
 mod types;
 mod validate;
 
+pub(crate) use metrics::control_socket;
 pub use metrics::{ListenAt, Metrics};
 pub use sink::{Sink, SinkFormat, SinkKind};
 pub use types::{

@@ -87,7 +87,7 @@ impl Config {
             );
             return bad("sink", why);
         }
-        if let Err(why) = self.metrics.place() {
+        if let Err(why) = self.metrics.place_beside(&self.run_dir) {
             return bad("metrics.listen", why);
         }
         if self.sink.len() > MAX_SINKS {

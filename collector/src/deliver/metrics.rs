@@ -1,8 +1,8 @@
 //! What the daemon says of itself, for Prometheus: `GET /metrics`, where this machine alone reaches it.
 //!
-//! Promises: who asks costs the engine one answer a second at most, and has bounded connections, bytes and
-//! time; a place that is taken keeps nothing from running. Not here: the figures (see [`crate::status`]),
-//! which places there may be (see [`ListenAt`]).
+//! Promises: who asks, or hangs up before the answer, costs the engine one answer a second at most, and has
+//! bounded connections, bytes and time; a place that is taken keeps nothing from running. Not here: the
+//! figures (see [`crate::status`]), which places there may be (see [`ListenAt`]).
 
 use crate::config::ListenAt;
 use crate::control;
@@ -77,11 +77,7 @@ where
 {
     let listener = bound(&at, limits.again).await;
     tracing::info!(%at, "figures for Prometheus");
-    let figures = Arc::new(Figures {
-        ask,
-        patience: limits.answer,
-        last: Mutex::new(None),
-    });
+    let figures = Figures::new(ask, limits.answer);
     let room = Arc::new(Semaphore::new(limits.connections));
     loop {
         // It is never closed.
@@ -172,15 +168,32 @@ struct Figures<Ask> {
     ask: Ask,
     patience: Duration,
     /// The last text, and when it was made.
-    last: Mutex<Option<(Instant, Bytes)>>,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+/// Why there is no text.
+#[derive(Debug, thiserror::Error)]
+enum NoText {
+    #[error(transparent)]
+    Encoding(#[from] std::fmt::Error),
+    #[error("the task that makes it: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 impl<Ask, Answer> Figures<Ask>
 where
-    Ask: Fn() -> Answer,
-    Answer: Future<Output = Option<Status>>,
+    Ask: Fn() -> Answer + Send + Sync + 'static,
+    Answer: Future<Output = Option<Status>> + Send + 'static,
 {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn new(ask: Ask, patience: Duration) -> Arc<Figures<Ask>> {
+        Arc::new(Figures {
+            ask,
+            patience,
+            last: Arc::default(),
+        })
+    }
+
+    async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let text = |status: StatusCode, text: Bytes| {
             let mut response = Response::new(Full::new(text));
             *response.status_mut() = status;
@@ -196,7 +209,7 @@ where
                 .insert(ALLOW, HeaderValue::from_static("GET"));
             return response;
         }
-        match self.text(Instant::now()).await {
+        match self.text(Instant::now).await {
             Ok(figures) => {
                 let mut response = text(StatusCode::OK, figures);
                 let kind = HeaderValue::from_static(status::CONTENT_TYPE);
@@ -210,18 +223,24 @@ where
         }
     }
 
-    /// The text at `now`: who comes while it is made waits for it and gets the same.
-    async fn text(&self, now: Instant) -> Result<Bytes, std::fmt::Error> {
-        let mut last = self.last.lock().await;
+    /// The text: who comes while it is made waits for it and gets the same.
+    async fn text(self: &Arc<Self>, now: impl Fn() -> Instant + Send + 'static) -> Result<Bytes, NoText> {
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some((made, text)) = &*last
-            && now.saturating_duration_since(*made) < YOUNG
+            && now().saturating_duration_since(*made) < YOUNG
         {
             return Ok(text.clone());
         }
-        let status = tokio::time::timeout(self.patience, (self.ask)()).await;
-        let text = Bytes::from(status::metrics(status.ok().flatten().as_ref())?);
-        *last = Some((now, text.clone()));
-        Ok(text)
+        let figures = Arc::clone(self);
+        // In a task that has the lock: hyper drops this future when the client hangs up, and what the engine
+        // was asked for is made all the same, for the next one.
+        let making = tokio::spawn(async move {
+            let status = tokio::time::timeout(figures.patience, (figures.ask)()).await;
+            let text = Bytes::from(status::metrics(status.ok().flatten().as_ref())?);
+            *last = Some((now(), text.clone()));
+            Ok::<_, NoText>(text)
+        });
+        making.await?
     }
 }
 

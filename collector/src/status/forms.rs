@@ -8,7 +8,7 @@ use super::{Budgets, PodUse, Status, Timing};
 use cgpath_evidence::text::foreign;
 use cgpath_evidence::{GuardMode, PodUid};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::AtomicU64;
@@ -192,6 +192,11 @@ struct Sink {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Partition {
     partition: String,
 }
@@ -200,6 +205,9 @@ struct Partition {
 struct Pod {
     pod: String,
 }
+
+/// In place of a partition's key: all pods together.
+const PODS: &str = "pods";
 
 struct Metrics(Registry);
 
@@ -247,11 +255,15 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// When the text cannot be written, which a `String` never refuses.
 pub fn metrics(status: Option<&Status>) -> Result<String, fmt::Error> {
     let mut all = Metrics(Registry::with_prefix("cgpathd"));
-    all.0.register(
-        "build",
-        "Version of this program",
-        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
-    );
+    // A gauge: the node exporter refuses a text that has a type `info` as a whole.
+    let build = Family::<Build, Gauge>::default();
+    build
+        .get_or_create(&Build {
+            version: env!("CARGO_PKG_VERSION"),
+        })
+        .set(1);
+    all.0
+        .register("build_info", "1, with the version of this program", build);
     all.gauge("up", "Whether the daemon answers", u64::from(status.is_some()));
     if let Some(status) = status {
         known(&mut all, status);
@@ -309,12 +321,16 @@ fn known(all: &mut Metrics, status: &Status) {
     );
     let partitions = Family::<Partition, Counter>::default();
     for (partition, records) in &status.partitions {
-        let label = Partition {
-            partition: partition.clone(),
+        // Each pod of the boot has one, and a series for each would stay until the next boot.
+        let partition = match PodUid::parse(partition.as_bytes()) {
+            Some(_) => PODS.to_owned(),
+            None => partition.clone(),
         };
-        partitions.get_or_create(&label).inc_by(*records);
+        partitions
+            .get_or_create(&Partition { partition })
+            .inc_by(*records);
     }
-    let help = "Records of this boot of each partition";
+    let help = "Records of this boot of the host, the boot, of nobody known, and of all pods together";
     all.0.register("partition_records", help, partitions);
     if let Some(found) = &status.budgets {
         budgets(all, found);
@@ -569,6 +585,50 @@ mod tests {
     }
 
     #[test]
+    fn the_node_exporter_takes_the_text() {
+        let text = metrics(Some(&status())).unwrap();
+        // Source: Prometheus' text format 0.0.4, which the textfile collector reads.
+        let known = ["counter", "gauge", "histogram", "summary", "untyped"];
+        let types: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .collect();
+        assert!(types.len() > 20, "{text}");
+        for line in types {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert!(known.contains(&kind), "{name} is of type {kind}");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let build = format!("cgpathd_build_info{{version=\"{version}\"}} 1");
+        assert!(text.lines().any(|line| line == build), "{text}");
+    }
+
+    #[test]
+    fn as_many_pods_as_a_boot_may_have_are_one_series_of_records() {
+        let uid = |n: u64| format!("11111111-0000-4000-8000-{n:012}");
+        let mut many = status();
+        many.partitions = ["boot", "host", "unattributed"]
+            .map(|key| (key.to_owned(), 5))
+            .into();
+        many.partitions.extend((0..1000).map(|n| (uid(n), n)));
+        let text = metrics(Some(&many)).unwrap();
+        let mut series: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("cgpathd_partition_records_total"))
+            .collect();
+        series.sort_unstable();
+        assert_eq!(
+            series,
+            [
+                "{partition=\"boot\"} 5",
+                "{partition=\"host\"} 5",
+                "{partition=\"pods\"} 499500",
+                "{partition=\"unattributed\"} 5",
+            ]
+        );
+    }
+
+    #[test]
     fn prometheus_gets_every_figure_and_a_daemon_that_is_down_is_seen() {
         let up = metrics(Some(&status())).unwrap();
         for sample in [
@@ -591,6 +651,7 @@ mod tests {
             "cgpathd_stalled 0",
             "cgpathd_denied_cgroups 2",
             "cgpathd_partition_records_total{partition=\"host\"} 80",
+            "cgpathd_partition_records_total{partition=\"pods\"} 12",
             "cgpathd_budget_pods 40",
             "cgpathd_budget_pods_full 1",
             "cgpathd_pod_list_entries{pod=\"cgroup 72\"} 4",

@@ -2,23 +2,30 @@
 //!
 //! Written from `cargo metadata` with `serde_json`, and not by a library for CycloneDX: these bring dozens of
 //! packages into a program that must build in seconds before anything else does. Promises: what runs is
-//! listed, what only tests or builds is not; nothing differs from one run to the next.
+//! listed, what only tests or builds is not; nothing differs from one run to the next; of Debian's packages
+//! each text comes along that their copyright files refer to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::Release;
+use super::{Release, copy};
 use crate::kernel::sha256;
 use crate::workspace::Workspace;
 use crate::{build, shell};
 
 /// The eBPF programs' package, in a workspace of its own.
 const PROGRAMS: &str = "cgpath-bpf";
+
+/// Where Debian has its packages' copyright files and the licences that these refer to.
+const SHARE: &str = "/usr/share";
+
+/// Where Debian has each licence that many packages have, below [`SHARE`].
+const COMMON: &str = "common-licenses";
 
 /// How a licence's file begins, in capitals.
 const LICENCE_FILES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
@@ -248,15 +255,10 @@ impl Debian {
     /// The package that has a file.
     pub fn of(file: &Path) -> Result<Self> {
         // dpkg may know the file by a path through /lib; of another architecture it lies in another folder.
-        let name = |path: &Path| {
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        };
-        let folder = file.parent().map(name).unwrap_or_default();
+        let known = file.strip_prefix("/usr").or_else(|_| file.strip_prefix("/"));
+        let known = known.with_context(|| format!("{} is no whole path", file.display()))?;
         let mut query = Command::new("dpkg-query");
-        query.arg("--search").arg(format!("*/{folder}/{}", name(file)));
+        query.arg("--search").arg(format!("*/{}", known.display()));
         let listed = shell::output(&mut query)?;
         let package = owner(&listed).with_context(|| format!("no package has {}", file.display()))?;
         let format = "${Package} ${Version} ${Architecture}";
@@ -272,8 +274,27 @@ impl Debian {
         }
     }
 
+    /// Where its copyright file is, beside the document in which it is named.
+    pub fn licence(&self) -> PathBuf {
+        Path::new("licences").join(format!("{}.txt", self.name))
+    }
+
+    /// Copies its copyright file from `share` to its place in `tree`, and each licence to which that refers.
+    fn copy_licence(&self, share: &Path, tree: &Path) -> Result<()> {
+        let copyright = share.join("doc").join(&self.name).join("copyright");
+        copy(&copyright, &tree.join(self.licence()))
+            .with_context(|| format!("the licence of {}", self.name))?;
+        let bytes = std::fs::read(&copyright).with_context(|| format!("reading {}", copyright.display()))?;
+        for name in referred_to(&String::from_utf8_lossy(&bytes)) {
+            let to = tree.join("licences").join(COMMON).join(&name);
+            copy(&share.join(COMMON).join(&name), &to)
+                .with_context(|| format!("{name}, to which the licence of {} refers", self.name))?;
+        }
+        Ok(())
+    }
+
     /// Names it in the document of the program that it was brought along for.
-    pub fn add_to(&self, document: &mut Value) -> Result<()> {
+    fn add_to(&self, document: &mut Value) -> Result<()> {
         let version = self.version.replace('+', "%2B").replace(':', "%3A");
         let purl = format!(
             "pkg:deb/debian/{}@{version}?arch={}",
@@ -299,6 +320,35 @@ impl Debian {
         dependencies.push(json!({ "ref": purl, "dependsOn": [] }));
         Ok(())
     }
+}
+
+/// Names packages of which something is brought along in the document at `path`, and puts their licences
+/// beside it.
+pub fn bring(owners: &BTreeSet<Debian>, path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut document: Value = serde_json::from_str(&text)?;
+    let tree = path.parent().context("a document lies in a directory")?;
+    for owner in owners {
+        owner.add_to(&mut document)?;
+        owner.copy_licence(Path::new(SHARE), tree)?;
+    }
+    std::fs::write(path, serde_json::to_string_pretty(&document)? + "\n")
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// The licences of [`COMMON`] to which a copyright file refers.
+fn referred_to(copyright: &str) -> BTreeSet<String> {
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '+');
+    copyright
+        .split(&format!("{COMMON}/"))
+        .skip(1)
+        .map(|rest| {
+            let end = rest.find(|c: char| !is_of_a_name(c)).unwrap_or(rest.len());
+            // The sentence may end here.
+            rest[..end].trim_end_matches('.').to_owned()
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// The first package of a line of `dpkg-query --search`: `name:architecture: path`, or several names.
@@ -432,6 +482,42 @@ mod tests {
             json!({ "ref": purl, "dependsOn": [] })
         );
         assert!(package.add_to(&mut json!({})).is_err());
+    }
+
+    #[test]
+    fn a_licence_comes_with_each_text_to_which_it_refers_or_not_at_all() {
+        let copyright = "It is in `/usr/share/common-licenses/LGPL-2.1'.\nOthers:\n\
+            /usr/share/common-licenses/GPL.\n(/usr/share/common-licenses/GPL-3)\n\
+            all of /usr/share/common-licenses/ and `/usr/share/common-licenses/GPL'";
+        let names: Vec<String> = referred_to(copyright).into_iter().collect();
+        assert_eq!(names, ["GPL", "GPL-3", "LGPL-2.1"]);
+
+        let dir = std::env::temp_dir().join(format!("xtask-licences-{}", std::process::id()));
+        crate::workspace::emptied(&dir).unwrap();
+        let (share, tree) = (dir.join("share"), dir.join("tree"));
+        let put = |path: &str, text: &str| {
+            let path = share.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let package = Debian {
+            name: "libc6-dev".to_owned(),
+            version: "2.36".to_owned(),
+            architecture: "amd64".to_owned(),
+        };
+        assert!(package.copy_licence(&share, &tree).is_err());
+        put("doc/libc6-dev/copyright", copyright);
+        put("common-licenses/GPL", "the third");
+        put("common-licenses/GPL-3", "the third");
+        let refused = package.copy_licence(&share, &tree).unwrap_err();
+        assert!(format!("{refused:#}").contains("LGPL-2.1"), "{refused:#}");
+        put("common-licenses/LGPL-2.1", "the lesser");
+        package.copy_licence(&share, &tree).unwrap();
+        let read = |path: &str| std::fs::read_to_string(tree.join("licences").join(path)).unwrap();
+        assert_eq!(read("libc6-dev.txt"), copyright);
+        assert_eq!(read("common-licenses/LGPL-2.1"), "the lesser");
+        assert_eq!(read("common-licenses/GPL"), "the third");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! with `cgpathd`.
 //!
 //! Promises: the same programs give the same bytes; `cgpath policy from-image` finds each file of an image
-//! with its digest; a program that is dynamically linked has its loader and C library beside it. Not here:
-//! what installs a collector from its image on a node.
+//! with its digest; a program that is dynamically linked has its loader and C library beside it, with their
+//! licences. Not here: what installs a collector from its image on a node.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -125,9 +125,6 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         let place = if is_document { DOCUMENTS } else { "usr" };
         copy(&tree.join(&name), &root.join(place).join(&name))?;
     }
-    let bill = root.join(DOCUMENTS).join(image.bill);
-    let text = std::fs::read_to_string(&bill).with_context(|| format!("reading {}", bill.display()))?;
-    let mut document: Value = serde_json::from_str(&text)?;
     let mut owners: BTreeSet<bill::Debian> = BTreeSet::new();
     for path in of_the_system(&root.join(image.program))? {
         let real = path
@@ -137,14 +134,7 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         copy(&real, &root.join(place))?;
         owners.insert(bill::Debian::of(&real)?);
     }
-    for owner in &owners {
-        owner.add_to(&mut document)?;
-        let copyright = Path::new("/usr/share/doc").join(&owner.name).join("copyright");
-        let licence = format!("licences/{}.txt", owner.name);
-        copy(&copyright, &root.join(DOCUMENTS).join(licence))
-            .with_context(|| format!("the licence of {}", owner.name))?;
-    }
-    std::fs::write(&bill, serde_json::to_string_pretty(&document)? + "\n")?;
+    bill::bring(&owners, &root.join(DOCUMENTS).join(image.bill))?;
     for dir in image.volume.iter().chain(&["tmp"]) {
         std::fs::create_dir_all(root.join(dir))?;
     }
@@ -342,6 +332,12 @@ fn read_by_skopeo(image: &Image, manifest: &str, file: &Path, work: &Path) -> Re
     skopeo.args(["--insecure-policy", "copy", "--quiet", &from]);
     shell::output(skopeo.arg(format!("dir:{}", work.display())))?;
     Ok(())
+}
+
+/// Runs the verifier's program in what [`pack`] made its image of, below `work` in `out`.
+pub fn run_verifier(out: &Path) -> Result<()> {
+    let [verifier, _] = &IMAGES;
+    run(&root(out, verifier), verifier.program)
 }
 
 /// The program starts with nothing but what is in its image.

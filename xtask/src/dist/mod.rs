@@ -116,11 +116,11 @@ pub fn again(workspace: &Workspace, first: &Path) -> Result<()> {
 }
 
 /// Archives and images of the programs that `test` tries, made twice: the bytes must be the same. Each
-/// archive is unpacked and whole, each image is read back; neither program is run from them, since these are
-/// not the portable ones.
+/// archive is unpacked and whole, each image is read back, and the verifier's runs, with the C library beside
+/// it; no other program is run from them, since these are not the portable ones.
 ///
 /// # Errors
-/// When they are not, with the first file that differs, or when one lacks something.
+/// When they are not, with the first file that differs, or when one lacks something or does not run.
 pub fn portable_again(workspace: &Workspace) -> Result<()> {
     let programs = workspace.target.join("debug");
     let folders = ["tried-portable", "tried-portable-again"];
@@ -129,6 +129,7 @@ pub fn portable_again(workspace: &Workspace) -> Result<()> {
         emptied(out)?;
         let trees = tarball::pack(workspace, &Bills::read(workspace)?, &programs, out)?;
         image::pack(workspace, &trees, &programs.join("cgpath"), out)?;
+        image::run_verifier(out)?;
         let work = out.join("work");
         std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
         sums(out)?;

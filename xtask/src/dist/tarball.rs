@@ -2,8 +2,9 @@
 //! it.
 //!
 //! Promises: an archive is tried where it was unpacked, before it is given out; of each library there is its
-//! package's copyright file, and its package stands in the bill of materials. Not here: the C library, which
-//! `cgpathd` takes from the system (glibc of the release that it was built on, or newer).
+//! package's copyright file, and its package stands in the bill of materials; so it is of the C library
+//! inside of a static program. Not here: that of `cgpathd`, which is the system's (glibc of the release that
+//! it was built on, or newer).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ const OF_THE_SYSTEM: &[&str] = &["linux-vdso.", "ld-linux", "libc.", "libm.", "l
 
 /// What loads a TCTI by its name finds it here: nothing is linked with it.
 const TCTI: &str = "libtss2-tcti-device.so.0";
+
+/// What is inside of a program that is linked statically and comes from no crate.
+const INSIDE: [&str; 2] = ["libc.a", "libgcc_eh.a"];
 
 /// The project's own licences.
 const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
@@ -103,6 +107,8 @@ pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> R
     let collector = format!("ima-cgpath-collector-{}-x86_64", release.full);
     plant(workspace, &source, TOOLS, &trees.join(&tools))?;
     plant(workspace, &source, COLLECTOR, &trees.join(&collector))?;
+    let inside = inside(&trees.join(&tools).join(TOOLS[0].1))?;
+    bill::bring(&inside, &trees.join(&tools).join("cgpath.cdx.json"))?;
     let brought = libraries(&built.join("cgpathd"), &trees.join(&collector))?;
     let unpacked = work.join("unpacked");
     std::fs::create_dir_all(&unpacked)?;
@@ -114,19 +120,16 @@ pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> R
         shell::output(tar.arg("-xzf").arg(&file).arg("-C").arg(&unpacked))?;
     }
     let both = [unpacked.join(tools), unpacked.join(collector)];
-    whole(&both[0], TOOLS, &[])?;
-    whole(&both[1], COLLECTOR, &brought)?;
+    whole(&both[0], TOOLS, inside.iter().map(bill::Debian::licence))?;
+    whole(&both[1], COLLECTOR, brought.iter().flat_map(Library::places))?;
     Ok(both)
 }
 
-/// Whether an archive that was unpacked has what it should have, with the libraries that were brought along.
-fn whole(tree: &Path, content: &[(&str, &str)], brought: &[Library]) -> Result<()> {
+/// Whether an archive that was unpacked has what it should have, with what was brought along.
+fn whole(tree: &Path, content: &[(&str, &str)], brought: impl IntoIterator<Item = PathBuf>) -> Result<()> {
     let mut wanted: Vec<PathBuf> = content.iter().map(|(_, place)| place.into()).collect();
     wanted.extend(LICENCES.map(PathBuf::from));
-    for library in brought {
-        wanted.push(Path::new(build::BUNDLED).join(&library.name));
-        wanted.push(library.licence());
-    }
+    wanted.extend(brought);
     for place in wanted {
         let path = tree.join(&place);
         let is_there = match path.metadata() {
@@ -183,10 +186,42 @@ struct Library {
 }
 
 impl Library {
-    /// Where its package's copyright file is in the archive.
-    fn licence(&self) -> PathBuf {
-        Path::new("licences").join(format!("{}.txt", self.owner.name))
+    /// Where it is in the archive, and where its package's copyright file is.
+    fn places(&self) -> [PathBuf; 2] {
+        [Path::new(build::BUNDLED).join(&self.name), self.owner.licence()]
     }
+}
+
+/// Whether ldd(1) finds no library that a program is linked with: it fails, or says so of one that can be
+/// loaded anywhere.
+fn is_static(program: &Path) -> Result<bool> {
+    let mut ldd = Command::new("ldd");
+    let output = ldd.arg(program).output().context("starting ldd")?;
+    let listed = String::from_utf8_lossy(&output.stdout);
+    Ok(!output.status.success() || lists_nothing(&listed))
+}
+
+fn lists_nothing(listed: &str) -> bool {
+    linked(listed).is_empty() && of_the_system(listed).is_empty()
+}
+
+/// The packages of what is inside of a program, where it is linked statically.
+fn inside(program: &Path) -> Result<BTreeSet<bill::Debian>> {
+    if !is_static(program)? {
+        return Ok(BTreeSet::new());
+    }
+    INSIDE
+        .iter()
+        .map(|name| {
+            // The linker that links it knows.
+            let said = shell::output(Command::new("cc").arg(format!("-print-file-name={name}")))?;
+            let path = Path::new(said.trim());
+            let real = path
+                .canonicalize()
+                .with_context(|| format!("looking for {}", path.display()))?;
+            bill::Debian::of(&real)
+        })
+        .collect()
 }
 
 /// The loader and the C library of a program, by the paths at which ldd(1) finds them.
@@ -221,25 +256,13 @@ fn libraries(program: &Path, tree: &Path) -> Result<Vec<Library>> {
             .canonicalize()
             .with_context(|| format!("{name} at {}", path.display()))?;
         copy(&real, &tree.join(build::BUNDLED).join(&name))?;
-        let library = Library {
+        brought.push(Library {
             owner: bill::Debian::of(&real)?,
             name,
-        };
-        let copyright = Path::new("/usr/share/doc")
-            .join(&library.owner.name)
-            .join("copyright");
-        copy(&copyright, &tree.join(library.licence()))
-            .with_context(|| format!("the licence of {}", library.owner.name))?;
-        brought.push(library);
+        });
     }
-    let path = tree.join("cgpathd.cdx.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut document = serde_json::from_str(&text)?;
-    let owners: BTreeSet<&bill::Debian> = brought.iter().map(|library| &library.owner).collect();
-    for owner in owners {
-        owner.add_to(&mut document)?;
-    }
-    std::fs::write(&path, serde_json::to_string_pretty(&document)? + "\n")?;
+    let owners: BTreeSet<bill::Debian> = brought.iter().map(|library| library.owner.clone()).collect();
+    bill::bring(&owners, &tree.join("cgpathd.cdx.json"))?;
     Ok(brought)
 }
 
@@ -282,14 +305,8 @@ pub fn gzip(file: &Path) -> Result<PathBuf> {
 
 fn try_tools(tree: &Path) -> Result<()> {
     let program = tree.join("bin/cgpath");
-    let mut ldd = Command::new("ldd");
-    let output = ldd.arg(&program).output().context("starting ldd")?;
-    if output.status.success() {
-        bail!(
-            "{} is not linked statically:\n{}",
-            program.display(),
-            String::from_utf8_lossy(&output.stdout)
-        );
+    if !is_static(&program)? {
+        bail!("{} is not linked statically", program.display());
     }
     shell::output(Command::new(&program).arg("--version"))?;
     Ok(())
@@ -335,6 +352,9 @@ mod tests {
         let names: Vec<String> = linked(listed).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["libtss2-esys.so.0", "libcrypto.so.3"]);
         assert_eq!(linked("\tstatically linked\n"), []);
+        assert!(lists_nothing("\tstatically linked\n") && !lists_nothing(listed));
+        let c_library_alone = listed.lines().nth(4).unwrap();
+        assert!(!lists_nothing(c_library_alone), "{c_library_alone}");
         let own = [
             "/lib/x86_64-linux-gnu/libgcc_s.so.1",
             "/lib/x86_64-linux-gnu/libm.so.6",
@@ -374,13 +394,14 @@ mod tests {
             }
         };
         fill();
-        whole(&tree, &content, &brought).unwrap();
+        let whole = || whole(&tree, &content, brought.iter().flat_map(Library::places));
+        whole().unwrap();
         for place in places {
             std::fs::remove_file(tree.join(place)).unwrap();
-            assert!(whole(&tree, &content, &brought).is_err(), "{place}");
+            assert!(whole().is_err(), "{place}");
             std::fs::write(tree.join(place), "").unwrap();
             let is_listed = place != "share/ima/policy";
-            assert_eq!(whole(&tree, &content, &brought).is_err(), is_listed, "{place}");
+            assert_eq!(whole().is_err(), is_listed, "{place}");
             fill();
         }
         std::fs::remove_dir_all(&tree).unwrap();

@@ -117,40 +117,64 @@ async fn a_scrape_gets_the_figures_and_nothing_else_is_answered() {
 
 #[tokio::test]
 async fn the_engine_is_asked_once_a_second_however_many_scrape() {
-    let asked = AtomicUsize::new(0);
-    let figures = Figures {
-        ask: || {
-            asked.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(Some(status()))
-        },
-        patience: PATIENCE,
-        last: Mutex::new(None),
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let ask = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Some(status()))
     };
+    let figures = Figures::new(ask, PATIENCE);
     let begin = Instant::now();
-    let first = figures.text(begin).await.unwrap();
+    let first = figures.text(move || begin).await.unwrap();
     for ms in [0, 1, 999] {
-        let text = figures.text(begin + Duration::from_millis(ms)).await.unwrap();
-        assert_eq!(text, first);
+        let now = begin + Duration::from_millis(ms);
+        assert_eq!(figures.text(move || now).await.unwrap(), first);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    figures.text(begin + YOUNG).await.unwrap();
+    figures.text(move || begin + YOUNG).await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_the_answer_has_the_engine_asked_no_more_often() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let may_answer = Arc::new(Semaphore::new(0));
+    let (counted, gate) = (Arc::clone(&asked), Arc::clone(&may_answer));
+    let ask = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.acquire_owned().await.unwrap().forget();
+            Some(status())
+        }
+    };
+    let figures = Figures::new(ask, PATIENCE);
+    let begin = Instant::now();
+    for _ in 0..100 {
+        // Dropped while it waits, as hyper drops it when the connection ends.
+        tokio::select! {
+            biased;
+            _ = figures.text(move || begin) => panic!("the engine has not answered"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    may_answer.add_permits(1);
+    let text = figures.text(move || begin).await.unwrap();
+    assert_eq!(text, status::metrics(Some(&status())).unwrap());
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn a_daemon_that_does_not_answer_is_down() {
     for patience in [Duration::ZERO, PATIENCE] {
-        let figures = Figures {
-            ask: || async move {
-                match patience {
-                    Duration::ZERO => std::future::pending().await,
-                    _ => None,
-                }
-            },
-            patience,
-            last: Mutex::new(None),
+        let ask = move || async move {
+            match patience {
+                Duration::ZERO => std::future::pending().await,
+                _ => None,
+            }
         };
-        let text = figures.text(Instant::now()).await.unwrap();
+        let text = Figures::new(ask, patience).text(Instant::now).await.unwrap();
         assert_eq!(text, status::metrics(None).unwrap());
     }
 }
@@ -200,6 +224,9 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test]
 async fn a_local_socket_is_roots_alone_and_replaces_a_dead_one_and_nothing_else() {
+    use nix::sys::socket::{Backlog, listen};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.sock");
     let at = ListenAt::Socket(path.clone());
@@ -214,4 +241,25 @@ async fn a_local_socket_is_roots_alone_and_replaces_a_dead_one_and_nothing_else(
     let refused = control::local_socket(&file).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{refused}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+
+    let others = dir.path().join("another's.sock");
+    let other = UnixListener::bind(&others).unwrap();
+    let refused = control::local_socket(&others).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    // Not even one whose queue is full, here with who asked before, and where asking could wait for ever.
+    listen(&other, Backlog::new(0).unwrap()).unwrap();
+    let refused = control::local_socket(&others).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    drop(other);
+    control::local_socket(&others).unwrap();
+
+    let datagrams = dir.path().join("datagrams.sock");
+    let log = UnixDatagram::bind(&datagrams).unwrap();
+    let refused = control::local_socket(&datagrams).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{refused}");
+    UnixDatagram::unbound()
+        .unwrap()
+        .send_to(b"x", &datagrams)
+        .unwrap();
+    drop(log);
 }

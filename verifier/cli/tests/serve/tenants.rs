@@ -164,6 +164,42 @@ fn a_tenant_of_two_nodes_sees_both_and_no_node_without_a_pod_of_its_own() {
 }
 
 #[test]
+fn a_tenants_alerts_know_of_its_stopped_node_and_have_no_certificate_that_ended() {
+    let tenants = tenants();
+    let client = &tenants.client;
+    let lines = |token: &str, begin: &str| -> Vec<String> {
+        let text = bearer(client, token, "/metrics").text();
+        text.lines()
+            .filter(|line| line.starts_with(begin))
+            .map(str::to_owned)
+            .collect()
+    };
+    let stopped = |token: &str| lines(token, "cgpath_node_stopped{");
+    assert_eq!(stopped(RED), ["cgpath_node_stopped{node=\"worker-1\"} 0"]);
+    ok(&tenants.site.node(&["stop", "worker-1"]));
+    assert_eq!(stopped(RED), ["cgpath_node_stopped{node=\"worker-1\"} 1"]);
+    let mut both = stopped(BLUE);
+    both.sort_unstable();
+    assert_eq!(
+        both,
+        [
+            "cgpath_node_stopped{node=\"worker-1\"} 1",
+            "cgpath_node_stopped{node=\"worker-2\"} 0",
+        ]
+    );
+    // Of the server's own certificate the operator alone is given the end.
+    let certificate = "cgpath_certificate_not_after_seconds ";
+    let shown = lines(OPERATOR, certificate);
+    let end = shown[0].strip_prefix(certificate).unwrap();
+    assert!(shown.len() == 1 && end.parse::<i64>().unwrap() > 0, "{shown:?}");
+    for token in [RED, BLUE] {
+        assert_eq!(lines(token, "cgpath_certificate"), Vec::<String>::new());
+        assert_eq!(lines(token, "# TYPE cgpath_certificate"), Vec::<String>::new());
+        assert_eq!(lines(token, "cgpath_webhook"), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn what_is_outside_of_a_scope_answers_as_what_does_not_exist() {
     let tenants = tenants();
     let client = &tenants.client;

@@ -39,6 +39,9 @@ pub struct ScopedSummary {
     pub age: u64,
     /// Whether it is too old.
     pub stale: bool,
+    /// Whether an operator stopped the node: for metrics alone, by which alerts know that silence is meant.
+    #[serde(skip)]
+    pub stopped: bool,
     /// The verdict.
     #[serde(flatten)]
     pub last: Scoped,

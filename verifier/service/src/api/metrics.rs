@@ -57,7 +57,7 @@ pub struct Metrics {
     node_refused: Family<Node, Gauge>,
     node_policy: Family<Node, Gauge>,
     failures: Family<Rule, Gauge>,
-    certificate: Gauge,
+    certificate: Option<i64>,
     pod_trusted: Family<Pod, Gauge>,
     pod_executions: Family<Pod, Gauge>,
     webhook_waiting: Family<Hook, Gauge>,
@@ -110,7 +110,7 @@ impl Metrics {
 
     /// Until when the server's certificate is good, in unix seconds, for readers who see everything.
     pub fn certificate(&mut self, not_after: Option<i64>) {
-        self.certificate.set(not_after.unwrap_or(0));
+        self.certificate = not_after;
     }
 
     /// The same for a reader with a scope.
@@ -122,6 +122,7 @@ impl Metrics {
             (&self.node_trusted, i64::from(node.last.state == State::Trusted)),
             (&self.node_age, count(node.age)),
             (&self.node_stale, i64::from(node.stale)),
+            (&self.node_stopped, i64::from(node.stopped)),
         ] {
             family.get_or_create(&label).set(value);
         }
@@ -211,11 +212,16 @@ impl Metrics {
             "Findings of the last verdict that fail, by rule, those of its pods with them",
             self.failures,
         );
-        registry.register(
-            "certificate_not_after_seconds",
-            "Until when the server's certificate is good, in unix seconds",
-            self.certificate,
-        );
+        if let Some(not_after) = self.certificate {
+            // One that was never set would be 0, a certificate that ended long ago.
+            let certificate: Gauge = Gauge::default();
+            certificate.set(not_after);
+            registry.register(
+                "certificate_not_after_seconds",
+                "Until when the server's certificate is good, in unix seconds",
+                certificate,
+            );
+        }
         let build = Family::<Build, Gauge>::default();
         build
             .get_or_create(&Build {

@@ -373,6 +373,7 @@ fn scoped_summaries(app: &App, scope: &Readable) -> Result<Vec<ScopedSummary>, A
         found.extend(Scoped::of(&kept, scope)?.map(|last| ScopedSummary {
             age,
             stale: age > app.settings.stale_after,
+            stopped: node.stopped.is_some(),
             last,
         }));
     }
