@@ -260,7 +260,7 @@ pub fn bank_of_hash_algo(number: u32) -> Option<Bank> {
 /// The kernel's numbers of the algorithms that have a [`Bank`].
 pub const HASH_ALGOS: [(Bank, u32); 4] = [
     (Bank::Sha1, 2),
-    (Bank::Sha256, 4),
+    (Bank::Sha256, SHA256.cast_unsigned()),
     (Bank::Sha384, 5),
     (Bank::Sha512, 6),
 ];
@@ -557,14 +557,7 @@ fn file(at: &mut Cursor<'_>, raw: &Bytes, kind: EventKind) -> Result<FileEvent> 
     let path_len = at.count("file.path_len", LARGE_PATH)?;
     let hash_bytes = at.take(64, "file.hash")?;
     let stored = at.bytes(raw, path_len, "file path")?;
-    let hash = match u32::try_from(hash_alg) {
-        Ok(number) => match bank_of_hash_algo(number).and_then(|b| Digest::new(b, &hash_bytes[..b.len()])) {
-            Some(digest) => KernelHash::Digest(digest),
-            None => KernelHash::OtherAlgorithm(number),
-        },
-        Err(_) if hash_alg == HASH_NOT_TRIED => KernelHash::NotTried,
-        Err(_) => KernelHash::Failed(hash_alg),
-    };
+    let hash = kernel_hash(hash_alg, hash_bytes);
     let path = if flags & flag::PATH_REVERSED != 0 {
         forward(&stored, flags)
     } else {
@@ -658,6 +651,18 @@ fn pod_loss(at: &mut Cursor<'_>) -> Result<PodLossEvent> {
     })
 }
 
+/// What the programs say of a hash: the number of its algorithm or of an error, and its bytes, the digest's
+/// first.
+fn kernel_hash(alg: i32, bytes: &[u8]) -> KernelHash {
+    match u32::try_from(alg) {
+        Ok(number) => bank_of_hash_algo(number)
+            .and_then(|bank| Digest::new(bank, bytes.get(..bank.len())?))
+            .map_or(KernelHash::OtherAlgorithm(number), KernelHash::Digest),
+        Err(_) if alg == HASH_NOT_TRIED => KernelHash::NotTried,
+        Err(_) => KernelHash::Failed(alg),
+    }
+}
+
 fn loaded(at: &mut Cursor<'_>) -> Result<LoadEvent> {
     let (task, _) = task(at)?;
     let offset = at.pos;
@@ -670,11 +675,11 @@ fn loaded(at: &mut Cursor<'_>) -> Result<LoadEvent> {
     let hash_alg = at.i32("load.hash_alg")?;
     let size = at.u64("load.size")?;
     let bytes = at.take(32, "load.hash")?;
-    let hash = match Digest::new(Bank::Sha256, bytes) {
-        Some(digest) if hash_alg == SHA256 => FileHash::Measured(digest),
-        _ if hash_alg == HASH_NOT_TRIED => FileHash::Unhashed(0),
-        _ if hash_alg < 0 => FileHash::Unhashed(hash_alg),
-        _ => {
+    let hash = match kernel_hash(hash_alg, bytes) {
+        KernelHash::Digest(digest) if digest.bank() == Bank::Sha256 => FileHash::Measured(digest),
+        KernelHash::NotTried => FileHash::Unhashed(0),
+        KernelHash::Failed(error) => FileHash::Unhashed(error),
+        KernelHash::Digest(_) | KernelHash::OtherAlgorithm(_) => {
             let value = u64::from(hash_alg.unsigned_abs());
             return Err(malformed(
                 "load.hash_alg",

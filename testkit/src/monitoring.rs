@@ -52,6 +52,13 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
+/// The first word behind each `mark`.
+fn behind<'a>(text: &'a str, mark: &'a str) -> impl Iterator<Item = String> + use<'a> {
+    text.split(mark)
+        .skip(1)
+        .filter_map(|rest| words(rest).next().map(str::to_owned))
+}
+
 fn of_alerts() -> Vec<Named> {
     let rules = rules();
     assert!(!rules.is_empty());
@@ -60,13 +67,10 @@ fn of_alerts() -> Vec<Named> {
         .map(|rule| {
             let annotations = rule["annotations"].as_object().expect("annotations");
             let said = annotations.values().filter_map(Value::as_str);
-            let shown = said.flat_map(|text| text.split("$labels.").skip(1).map(str::to_owned));
             Named {
                 place: format!("alert {}", text(rule, "alert")),
                 expression: text(rule, "expr").to_owned(),
-                shown: shown
-                    .filter_map(|rest| words(&rest).next().map(str::to_owned))
-                    .collect(),
+                shown: said.flat_map(|text| behind(text, "$labels.")).collect(),
             }
         })
         .collect()
@@ -77,13 +81,10 @@ fn of_dashboard() -> Vec<Named> {
     let mut found = Vec::new();
     for panel in list(&board["panels"]) {
         for target in list(&panel["targets"]) {
-            let legend = text(target, "legendFormat").split("{{").skip(1);
             found.push(Named {
                 place: format!("panel {}", text(panel, "title")),
                 expression: text(target, "expr").to_owned(),
-                shown: legend
-                    .filter_map(|rest| words(rest).next().map(str::to_owned))
-                    .collect(),
+                shown: behind(text(target, "legendFormat"), "{{").collect(),
             });
         }
     }

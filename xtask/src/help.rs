@@ -18,7 +18,7 @@ Build it:
   build        the programs: cgpath, cgpathd, demo, the guests' init
   ebpf         the eBPF object
   book         the documents as pages for a browser
-  dist         packages: for Debian, and archives for other systems
+  dist         packages: for Debian, archives for other systems, and images
   kernel       the patched kernels: fetch, apply, check, build, package
   completions  completions for bash: source <(cargo xtask completions)
 
@@ -305,7 +305,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay verify round tenant domain image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
-            dist) COMPREPLY=($(compgen -W "deb tar --programs --yes --no-install --help" -- "$current")) ;;
+            dist) COMPREPLY=($(compgen -W "deb tar image --programs --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf dist book kernel" -- "$current")) ;;

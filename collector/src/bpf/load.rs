@@ -278,11 +278,7 @@ fn load(
     object: [u8; 32],
     lock: Flock<File>,
 ) -> Result<(Loaded, Hierarchy)> {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .unwrap_or(4096);
-    let page = u32::try_from(page).unwrap_or(4096);
+    let page = super::page_size().map_or(4096, |page| u32::try_from(page).unwrap_or(4096));
     if !options.ring_bytes.is_power_of_two() || options.ring_bytes < page {
         let why = format!("{} is not a power of two of at least {page}", options.ring_bytes);
         return Err(Error::Option {

@@ -422,6 +422,13 @@ fn state(program: &Attached) -> Result<ProgramState> {
     })
 }
 
+/// Bytes of a page.
+fn page_size() -> std::io::Result<usize> {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
+    let size = size.and_then(|size| usize::try_from(size).ok());
+    size.ok_or_else(|| std::io::ErrorKind::Unsupported.into())
+}
+
 /// A number in the text of /proc/self/fdinfo. Source: kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`.
 fn fdinfo_field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {

@@ -7,7 +7,6 @@
 
 use aya::maps::{MapData, RingBuf, ring_buf::RingBufItem};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::num::NonZeroUsize;
@@ -57,8 +56,7 @@ pub struct RingFill {
 fn fill(ring: BorrowedFd<'_>) -> io::Result<RingFill> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", ring.as_raw_fd()))?;
     let size = super::fdinfo_field(&text, "max_entries").ok_or(io::ErrorKind::InvalidData)?;
-    let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|page| usize::try_from(page).ok());
-    let page = page.ok_or(io::ErrorKind::Unsupported)?;
+    let page = super::page_size()?;
     let length = NonZeroUsize::new(2 * page).ok_or(io::ErrorKind::Unsupported)?;
     let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
     // SAFETY: a new mapping at an address that the kernel chooses, to be read only.
@@ -159,8 +157,7 @@ mod tests {
         };
         assert_eq!(fill(made.as_fd()).unwrap(), empty);
         // No program writes into it: the consumer goes back instead.
-        let page = sysconf(SysconfVar::PAGE_SIZE).unwrap().unwrap();
-        let page = NonZeroUsize::new(usize::try_from(page).unwrap()).unwrap();
+        let page = NonZeroUsize::new(crate::bpf::page_size().unwrap()).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses, which begins with the position.
         unsafe {

@@ -6,6 +6,7 @@
 
 use crate::config::ListenAt;
 use crate::control;
+use crate::deliver::stream::Stream;
 use crate::status::{self, Status};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,7 +20,6 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -116,10 +116,6 @@ async fn bound(at: &ListenAt, again: Duration) -> Listener {
         tokio::time::sleep(again).await;
     }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 enum Listener {
     Loopback(TcpListener),

@@ -8,3 +8,4 @@ mod backoff;
 pub mod metrics;
 pub mod push;
 pub mod sink;
+mod stream;

@@ -51,10 +51,7 @@ pub fn text(status: &Status) -> String {
             ),
         ));
     }
-    let pods = status
-        .partitions
-        .iter()
-        .filter(|(key, _)| PodUid::parse(key.as_bytes()).is_some());
+    let pods = status.partitions.iter().filter(|(key, _)| is_pod(key));
     rows.push((
         "records",
         format!(
@@ -140,6 +137,11 @@ pub fn text(status: &Status) -> String {
         let _ = writeln!(out, "{name:width$}  {text}");
     }
     out
+}
+
+/// Whether a partition of this key is a pod's.
+fn is_pod(partition: &str) -> bool {
+    PodUid::parse(partition.as_bytes()).is_some()
 }
 
 /// A line for all budgets, and one for each pod that went beyond its own or used half of it.
@@ -322,10 +324,7 @@ fn known(all: &mut Metrics, status: &Status) {
     let partitions = Family::<Partition, Counter>::default();
     for (partition, records) in &status.partitions {
         // Each pod of the boot has one, and a series for each would stay until the next boot.
-        let partition = match PodUid::parse(partition.as_bytes()) {
-            Some(_) => PODS.to_owned(),
-            None => partition.clone(),
-        };
+        let partition = if is_pod(partition) { PODS } else { partition }.to_owned();
         partitions
             .get_or_create(&Partition { partition })
             .inc_by(*records);

@@ -5,6 +5,7 @@
 
 use super::queue::{Header, Waiting};
 use crate::config::Sink;
+use crate::deliver::stream::Stream;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cgpath_net::{NetError, Tls};
 use rustls::pki_types::ServerName;
@@ -14,15 +15,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// An acknowledgement is never longer.
 const MAX_ANSWER: u64 = 64;
-
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection that stays open from one message to the next.
 pub(super) type Open = Option<BufReader<Box<dyn Stream>>>;
