@@ -15,7 +15,7 @@ use cgpath_policy::refs::{
     Image, Images, Layer, MAX_IMAGE_NAME, MAX_INDEX_LEN, by_layers, digest_file, image_file, values_file,
     values_from_json,
 };
-use cgpath_policy::{Allowed, Error, Reference};
+use cgpath_policy::{Error, Reference};
 use cgpath_refvals::HashOptions;
 use cgpath_refvals::image::{self, Identity, Platform};
 use cgpath_service::files::read_bounded;
@@ -277,14 +277,8 @@ impl Index {
         Ok(images)
     }
 
-    /// What an image has.
-    pub(crate) fn allowed(&self, image: &Image) -> Result<Allowed, Failure> {
-        let values = image.layers.iter().map(|of| self.values(of));
-        Ok(Allowed::of(values.collect::<Result<Vec<_>, _>>()?))
-    }
-
     /// What an image has of a layer.
-    fn values(&self, of: &Layer) -> Result<Reference, Failure> {
+    pub(crate) fn values(&self, of: &Layer) -> Result<Reference, Failure> {
         let path = self.dir.join(values_file(&of.values));
         let json = read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?;
         values_from_json(&path.display().to_string(), &of.values, &json).map_err(|e| refused(&e))
