@@ -326,13 +326,14 @@ impl Index {
         image.platform = identity.platform.map(|platform| platform.to_string());
         // All is read as others will read it before anything is written: what they refuse would make the
         // index useless for every image.
-        let parts = by_layers(values).map_err(|why| Failure::new("internal", why))?;
-        for (layer, part) in &parts {
-            let json = json_of(part)?;
-            let hash = Bank::Sha256.hash(&[&json]);
-            values_from_json(&values_file(&hash), &hash, &json).map_err(|e| unfit(&e))?;
-            let layer = layer.clone();
-            image.layers.push(Layer { layer, values: hash });
+        let mut files = Vec::new();
+        for (layer, part) in by_layers(values).map_err(|why| Failure::new("internal", why))? {
+            let json = json_of(&part)?;
+            let values = Bank::Sha256.hash(&[&json]);
+            let name = values_file(&values);
+            values_from_json(&name, &values, &json).map_err(|e| unfit(&e))?;
+            image.layers.push(Layer { layer, values });
+            files.push((name, json));
         }
         // What is there and cannot be read is as if it were not, and is written again.
         if let Some(mut known) = self.image(&image.configuration).ok().flatten() {
@@ -340,20 +341,20 @@ impl Index {
             known.update(image);
             image = known;
         }
-        let (name, text) = (image_file(&image.configuration), image.to_json());
-        Image::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
-        let mut files = vec![(name, text)];
+        let (name, json) = (image_file(&image.configuration), image.to_json().into_bytes());
+        Image::from_json(&name, &json).map_err(|e| unfit(&e))?;
+        files.push((name, json));
         for digest in image.digests() {
             let name = digest_file(digest);
-            let text = Images::new(self.named_with(digest, &image)?).to_json();
-            Images::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
-            files.push((name, text));
+            let json = Images::new(self.named_with(digest, &image)?)
+                .to_json()
+                .into_bytes();
+            Images::from_json(&name, &json).map_err(|e| unfit(&e))?;
+            files.push((name, json));
         }
-        for ((_, part), of) in parts.iter().zip(&image.layers) {
-            self.put(&values_file(&of.values), &json_of(part)?)?;
-        }
-        for (name, text) in &files {
-            self.put(name, text.as_bytes())?;
+        // What a file names is there before it.
+        for (name, json) in &files {
+            self.put(name, json)?;
         }
         self.sweep()?;
         Ok(image)
