@@ -264,15 +264,12 @@ impl Index {
         for configuration in self.digests_in("images")? {
             images.extend(self.image(&configuration)?);
         }
-        images.sort_by(|a, b| {
-            let key = |image: &Image| {
-                (
-                    image.names.clone(),
-                    image.platform.clone(),
-                    image.configuration.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
+        images.sort_by_cached_key(|image| {
+            (
+                image.names.clone(),
+                image.platform.clone(),
+                image.configuration.clone(),
+            )
         });
         Ok(images)
     }
@@ -282,20 +279,6 @@ impl Index {
         let path = self.dir.join(values_file(&of.values));
         let json = read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?;
         values_from_json(&path.display().to_string(), &of.values, &json).map_err(|e| refused(&e))
-    }
-
-    /// Those that are meant: by any of their digests, or by a name.
-    fn meant(&self, text: &str) -> Result<Vec<Image>, Failure> {
-        let mut images = self.images()?;
-        match digest_of(text) {
-            Some(digest) => images.retain(|image| image.is_named(&digest)),
-            None => images.retain(|image| image.names.contains(text)),
-        }
-        if images.is_empty() {
-            let why = format!("no image of the index is {}", escape(text.as_bytes()));
-            return Err(Failure::new("unknown", why).hint("`cgpath refs list` shows names and digests"));
-        }
-        Ok(images)
     }
 
     /// The image of this configuration, whatever others are. Of one whose file cannot be read nothing else is
@@ -468,6 +451,19 @@ fn digest_of(text: &str) -> Option<Digest> {
     Digest::parse(last)
 }
 
+/// Those of the index that are meant: by any of their digests, or by a name.
+fn meant(mut images: Vec<Image>, text: &str) -> Result<Vec<Image>, Failure> {
+    match digest_of(text) {
+        Some(digest) => images.retain(|image| image.is_named(&digest)),
+        None => images.retain(|image| image.names.contains(text)),
+    }
+    if images.is_empty() {
+        let why = format!("no image of the index is {}", escape(text.as_bytes()));
+        return Err(Failure::new("unknown", why).hint("`cgpath refs list` shows names and digests"));
+    }
+    Ok(images)
+}
+
 fn json_of(values: &Reference) -> io::Result<Vec<u8>> {
     let mut json = Vec::new();
     values.write_json(&mut json)?;
@@ -543,12 +539,11 @@ fn show(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure> 
         parts: Vec<ShownLayer<'a>>,
     }
     let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
-    for image in index.images()? {
-        for of in image.layers {
-            *users.entry(of.values).or_default() += 1;
-        }
+    let images = index.images()?;
+    for of in images.iter().flat_map(|image| &image.layers) {
+        *users.entry(of.values.clone()).or_default() += 1;
     }
-    for image in index.meant(text)? {
+    for image in meant(images, text)? {
         let part = |of: &'_ Layer| -> Result<usize, Failure> { Ok(index.values(of)?.files.len()) };
         let paths = image.layers.iter().map(part).collect::<Result<Vec<_>, _>>()?;
         let parts = image.layers.iter().zip(paths).map(|(of, paths)| ShownLayer {
@@ -586,7 +581,7 @@ fn remove(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure
     let _lock = index.lock()?;
     let images = match index.of_configuration(text) {
         Some(image) => vec![image],
-        None => index.meant(text)?,
+        None => meant(index.images()?, text)?,
     };
     for image in &images {
         index.remove(&image.configuration)?;
