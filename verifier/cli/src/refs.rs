@@ -12,7 +12,7 @@ use crate::policy::{algorithm, failure, platform, refused};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::reference::MAX_REFERENCE_LEN;
 use cgpath_policy::refs::{
-    Image, Images, Layer, MAX_IMAGE_NAME, MAX_INDEX_LEN, by_layers, digest_file, image_file, values_file,
+    Image, Images, Layer, MAX_INDEX_LEN, by_layers, digest_file, image_file, is_name, values_file,
     values_from_json,
 };
 use cgpath_policy::{Error, Reference};
@@ -301,9 +301,7 @@ impl Index {
     fn add(&self, values: &Reference, identity: Identity) -> Result<Image, Failure> {
         let mut image = Image::new(identity.configuration);
         let names = identity.names.into_iter();
-        let is_name =
-            |name: &String| (1..=MAX_IMAGE_NAME).contains(&name.len()) && !name.contains(char::is_control);
-        image.names.extend(names.filter(is_name));
+        image.names.extend(names.filter(|name| is_name(name)));
         image.indexes.extend(identity.indexes);
         image.manifests.extend(identity.manifest);
         image.platform = identity.platform.map(|platform| platform.to_string());
