@@ -1,32 +1,13 @@
 //! Images that containers may run: how the index of images gives their values, and which of them a container
 //! runtime says that a container runs.
 
+use crate::{sha256, values};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::refs::{
     Image, Images, Layer, by_layers, digest_file, image_file, values_file, values_from_json,
 };
 use cgpath_policy::{ContainerPolicy, Error, ImageFault, Name, Policy, Reference, Source, SourceKind};
 use std::collections::BTreeMap;
-
-fn sha256(text: &str) -> Digest {
-    Bank::Sha256.hash(&[text.as_bytes()])
-}
-
-fn values(kind: SourceKind, files: &[(&str, &str)]) -> Vec<u8> {
-    let mut reference = Reference::new(Source {
-        kind,
-        name: "values".into(),
-        digest: None,
-    });
-    for (path, content) in files {
-        reference
-            .insert(path.as_bytes().to_vec(), sha256(content))
-            .unwrap();
-    }
-    let mut json = Vec::new();
-    reference.write_json(&mut json).unwrap();
-    json
-}
 
 /// An index of images, by the names of its files, and what a policy reads beside it.
 struct Files(BTreeMap<String, Vec<u8>>);
