@@ -628,11 +628,11 @@ impl Policy {
 
 struct Loader<'a> {
     file: &'a str,
-    read: BTreeMap<String, (Arc<Indexed>, [u8; 32])>,
-    /// The workload part: its name, and the hash of its bytes.
-    part: Option<(String, [u8; 32])>,
-    /// What the index of images says of them, beside their values: each file with its hash.
-    index: BTreeMap<String, (Vec<u8>, [u8; 32])>,
+    read: BTreeMap<String, Arc<Indexed>>,
+    /// What the index of images says of them, beside their values.
+    index: BTreeMap<String, Vec<u8>>,
+    /// SHA-256 of each file that was read, by what the policy calls it.
+    hashes: BTreeMap<String, [u8; 32]>,
     total: u64,
     resolve: &'a mut dyn FnMut(&str) -> core::result::Result<Vec<u8>, String>,
 }
@@ -645,8 +645,8 @@ impl<'a> Loader<'a> {
         Loader {
             file,
             read: BTreeMap::new(),
-            part: None,
             index: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             total: 0,
             resolve,
         }
@@ -678,17 +678,22 @@ impl<'a> Loader<'a> {
     }
 
     fn reference(&mut self, name: &str) -> Result<Arc<Indexed>> {
-        if let Some((indexed, _)) = self.read.get(name) {
+        if let Some(indexed) = self.read.get(name) {
             return Ok(indexed.clone());
         }
-        let bytes = self.bytes(name)?;
-        let indexed = Arc::new(Indexed::new(Reference::from_json(name, &bytes)?));
-        self.read
-            .insert(name.to_owned(), (indexed.clone(), Sha256::digest(&bytes).into()));
+        let (reference, _) = self.read_file(name, Reference::from_json)?;
+        let indexed = Arc::new(Indexed::new(reference));
+        self.read.insert(name.to_owned(), indexed.clone());
         Ok(indexed)
     }
 
-    fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
+    /// Reads a file: what `parse` makes of it, and its bytes. They are hashed once `parse` took them, which
+    /// looks at their length first.
+    fn read_file<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str, &[u8]) -> Result<T>,
+    ) -> Result<(T, Vec<u8>)> {
         let bytes = (self.resolve)(name).map_err(|why| Error::Unresolved {
             file: self.file.to_owned(),
             reference: name.to_owned(),
@@ -703,20 +708,24 @@ impl<'a> Loader<'a> {
                 limit: MAX_TOTAL_LEN,
             });
         }
-        Ok(bytes)
+        let parsed = parse(name, &bytes)?;
+        self.hashes.insert(name.to_owned(), Sha256::digest(&bytes).into());
+        Ok((parsed, bytes))
+    }
+
+    /// The hash of a file that was read, by what the policy calls it.
+    fn hash(&self, name: &str) -> Option<[u8; 32]> {
+        self.hashes.get(name).copied()
     }
 
     fn digest(&self, yaml: &[u8]) -> Digest {
-        let read = self.read.iter().map(|(name, (_, digest))| (name, digest));
-        let part = self.part.iter().map(|(name, digest)| (name, digest));
-        let index = self.index.iter().map(|(name, (_, digest))| (name, digest));
-        digest_of(yaml, read.chain(part).chain(index).collect())
+        digest_of(yaml, &self.hashes)
     }
 }
 
 /// H(H(file) || H(name) || H(bytes) || …), of the files that it names, sorted by name; their bytes are hashed
 /// already.
-fn digest_of(yaml: &[u8], files: BTreeMap<&String, &[u8; 32]>) -> Digest {
+fn digest_of(yaml: &[u8], files: &BTreeMap<String, [u8; 32]>) -> Digest {
     let mut all = Sha256::digest(yaml).to_vec();
     for (name, digest) in files {
         all.extend(Sha256::digest(name.as_bytes()));

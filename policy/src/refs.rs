@@ -214,8 +214,9 @@ pub(crate) fn misfit(values: &Reference) -> Option<&'static str> {
     )
 }
 
-/// Whether a text can be the name of an image that people are shown.
-pub(crate) fn is_name(text: &str) -> bool {
+/// Whether a text can be the name of an image that people are shown: 1 to [`MAX_IMAGE_NAME`] bytes without
+/// control characters.
+pub fn is_name(text: &str) -> bool {
     (1..=MAX_IMAGE_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

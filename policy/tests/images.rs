@@ -1,32 +1,13 @@
 //! Images that containers may run: how the index of images gives their values, and which of them a container
 //! runtime says that a container runs.
 
+use crate::{sha256, values};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::refs::{
     Image, Images, Layer, by_layers, digest_file, image_file, values_file, values_from_json,
 };
 use cgpath_policy::{ContainerPolicy, Error, ImageFault, Name, Policy, Reference, Source, SourceKind};
 use std::collections::BTreeMap;
-
-fn sha256(text: &str) -> Digest {
-    Bank::Sha256.hash(&[text.as_bytes()])
-}
-
-fn values(kind: SourceKind, files: &[(&str, &str)]) -> Vec<u8> {
-    let mut reference = Reference::new(Source {
-        kind,
-        name: "values".into(),
-        digest: None,
-    });
-    for (path, content) in files {
-        reference
-            .insert(path.as_bytes().to_vec(), sha256(content))
-            .unwrap();
-    }
-    let mut json = Vec::new();
-    reference.write_json(&mut json).unwrap();
-    json
-}
 
 /// An index of images, by the names of its files, and what a policy reads beside it.
 struct Files(BTreeMap<String, Vec<u8>>);
@@ -82,9 +63,43 @@ impl Files {
 
     /// A policy with one container, which has these keys.
     fn load(&self, container: &str) -> cgpath_policy::Result<Policy> {
-        let ima = sha256("ima policy");
-        let node = format!(
+        self.load_with(container, |_, _| ())
+    }
+
+    /// The same; `seen` takes each file that is read.
+    fn load_with(&self, container: &str, mut seen: impl FnMut(&str, &[u8])) -> cgpath_policy::Result<Policy> {
+        let workloads = format!(
             "version: 2
+workloads:
+  - name: shop/web
+    match: {{namespace: shop}}
+    containers:
+      web: {{{container}}}
+"
+        );
+        Policy::load("node.yaml", node().as_bytes(), |name| {
+            let bytes = match name {
+                "workloads.yaml" => Some(workloads.as_bytes()),
+                other => self.0.get(other).map(Vec::as_slice),
+            };
+            let bytes = bytes.ok_or_else(|| format!("no file {name}"))?;
+            seen(name, bytes);
+            Ok(bytes.to_vec())
+        })
+    }
+
+    /// A policy with these images.
+    #[track_caller]
+    fn with(&self, images: &[&str]) -> Policy {
+        self.load(&format!("images: {}", listed(images))).unwrap()
+    }
+}
+
+/// The node's part of the policy.
+fn node() -> String {
+    let ima = sha256("ima policy");
+    format!(
+        "version: 2
 node: demo-node
 accept:
   tiers: [bpf]
@@ -95,31 +110,7 @@ accept:
 host: {{ references: [rootfs.json] }}
 workloads: workloads.yaml
 "
-        );
-        let workloads = format!(
-            "version: 2
-workloads:
-  - name: shop/web
-    match: {{namespace: shop}}
-    containers:
-      web: {{{container}}}
-"
-        );
-        Policy::load("node.yaml", node.as_bytes(), |name| match name {
-            "workloads.yaml" => Ok(workloads.clone().into_bytes()),
-            other => self
-                .0
-                .get(other)
-                .cloned()
-                .ok_or_else(|| format!("no file {other}")),
-        })
-    }
-
-    /// The same, with these images.
-    #[track_caller]
-    fn with(&self, images: &[&str]) -> Policy {
-        self.load(&format!("images: {}", listed(images))).unwrap()
-    }
+    )
 }
 
 /// A digest as a policy lists it.
@@ -509,4 +500,34 @@ fn a_policys_digest_covers_what_the_index_says_and_another_folder_can_have_it() 
     more.image("other", &[], &[&[("/bin/app", "other")]]);
     assert_eq!(policy.digest(), more.with(&["web index"]).digest());
     assert_eq!(part(&policy), part(&more.with(&["web index"])));
+}
+
+#[test]
+fn a_policys_digest_is_over_each_file_that_was_read_by_its_name() {
+    let keys = format!(
+        "images: {}, references: [extra.json]",
+        listed(&["web index", "log"])
+    );
+    let mut read = BTreeMap::new();
+    let policy = Files::new()
+        .load_with(&keys, |name, bytes| {
+            let twice = read.insert(name.to_owned(), bytes.to_vec());
+            assert!(twice.is_none(), "{name}");
+        })
+        .unwrap();
+    // Two files of digests, three of images, and four layers, of which two images share one.
+    assert_eq!(read.len(), 3 + 2 + 3 + 4);
+    let hash = |bytes: &[u8]| Bank::Sha256.hash(&[bytes]).bytes().to_vec();
+    let over = |own: &[u8], but: &[&str]| {
+        let mut all = hash(own);
+        for (name, bytes) in read.iter().filter(|(name, _)| !but.contains(&name.as_str())) {
+            all.extend(hash(name.as_bytes()));
+            all.extend(hash(bytes));
+        }
+        Bank::Sha256.hash(&[&all])
+    };
+    assert_eq!(policy.digest(), &over(node().as_bytes(), &[]));
+    // The workload part's is over its own files alone.
+    let part = over(&read["workloads.yaml"], &["workloads.yaml", "rootfs.json"]);
+    assert_eq!(policy.workloads.as_ref().unwrap().digest(), &part);
 }

@@ -20,9 +20,32 @@ mod schema;
 mod tdx;
 mod workloads;
 
+use cgpath_evidence::{Bank, Digest};
+use cgpath_policy::{Reference, Source, SourceKind};
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+
+fn sha256(text: &str) -> Digest {
+    Bank::Sha256.hash(&[text.as_bytes()])
+}
+
+/// A reference file of this kind, with these paths and their contents.
+fn values(kind: SourceKind, files: &[(&str, &str)]) -> Vec<u8> {
+    let mut reference = Reference::new(Source {
+        kind,
+        name: "test".into(),
+        digest: None,
+    });
+    for (path, content) in files {
+        reference
+            .insert(path.as_bytes().to_vec(), sha256(content))
+            .unwrap();
+    }
+    let mut json = Vec::new();
+    reference.write_json(&mut json).unwrap();
+    json
+}
 
 /// What a program of others prints with `input` on its standard input; it must succeed.
 fn answer(command: &mut Command, input: &Value) -> String {

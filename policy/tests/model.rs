@@ -1,31 +1,12 @@
 //! Properties of the policy file, the reference file and the look-up in them.
 
-use cgpath_evidence::{Bank, Digest, PodUid, Tier};
+use crate::{sha256, values};
+use cgpath_evidence::{Bank, PodUid, Tier};
 use cgpath_policy::{
     Basis, ContentMatch, Error, Name, NodePolicy, Pattern, Policy, Reference, Source, SourceKind,
 };
 
 const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
-
-fn sha256(text: &str) -> Digest {
-    Bank::Sha256.hash(&[text.as_bytes()])
-}
-
-fn reference(kind: SourceKind, files: &[(&str, &str)]) -> Vec<u8> {
-    let mut reference = Reference::new(Source {
-        kind,
-        name: "test".into(),
-        digest: None,
-    });
-    for (path, content) in files {
-        reference
-            .insert(path.as_bytes().to_vec(), sha256(content))
-            .unwrap();
-    }
-    let mut out = Vec::new();
-    reference.write_json(&mut out).unwrap();
-    out
-}
 
 fn yaml() -> String {
     let ima = sha256("ima policy");
@@ -51,7 +32,7 @@ pods:
 
 fn resolve(name: &str) -> Result<Vec<u8>, String> {
     match name {
-        "rootfs.json" => Ok(reference(
+        "rootfs.json" => Ok(values(
             SourceKind::Rootfs,
             &[
                 ("/usr/sbin/cgpathd", "collector"),
@@ -59,12 +40,12 @@ fn resolve(name: &str) -> Result<Vec<u8>, String> {
                 ("/usr/bin/a b", "spaced"),
             ],
         )),
-        "pause.json" => Ok(reference(
+        "pause.json" => Ok(values(
             SourceKind::Image,
             &[("/pause", "pause"), ("/bin/busybox", "pause's busybox")],
         )),
-        "busybox.json" => Ok(reference(SourceKind::Image, &[("/bin/busybox", "busybox")])),
-        "learned.json" => Ok(reference(
+        "busybox.json" => Ok(values(SourceKind::Image, &[("/bin/busybox", "busybox")])),
+        "learned.json" => Ok(values(
             SourceKind::Log,
             &[("/bin/busybox", "busybox"), ("/bin/learned", "learned")],
         )),
@@ -249,17 +230,8 @@ fn a_digest_of_another_bank_is_not_accepted() {
 
 /// A policy whose host has one more reference file, of this kind, with these paths.
 fn with_reference(kind: SourceKind, paths: &[&str]) -> Policy {
-    let mut more = Reference::new(Source {
-        kind,
-        name: "more".into(),
-        digest: None,
-    });
-    more.learned = kind == SourceKind::Log;
-    for path in paths {
-        more.insert(path.as_bytes().to_vec(), sha256("more")).unwrap();
-    }
-    let mut json = Vec::new();
-    more.write_json(&mut json).unwrap();
+    let files: Vec<_> = paths.iter().map(|path| (*path, "more")).collect();
+    let json = values(kind, &files);
     let text = yaml().replacen("host: { references: [", "host: { references: [more.json, ", 1);
     assert!(text.contains("more.json"), "{text}");
     Policy::load("node.yaml", text.as_bytes(), |name| match name {
@@ -433,7 +405,7 @@ fn probes_of_the_node_check_are_accepted_on_the_host_alone_and_with_their_conten
 fn the_policy_digest_covers_the_reference_files() {
     let a = load(&yaml()).unwrap();
     let b = Policy::load("node.yaml", yaml().as_bytes(), |name| match name {
-        "pause.json" => Ok(reference(SourceKind::Image, &[("/pause", "another")])),
+        "pause.json" => Ok(values(SourceKind::Image, &[("/pause", "another")])),
         other => resolve(other),
     })
     .unwrap();

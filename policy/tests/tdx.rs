@@ -1,8 +1,8 @@
 //! `accept.anchors` and `tdx`: what is taken by default, and which keys are refused because nothing judges
 //! them.
 
-use cgpath_evidence::Bank;
-use cgpath_policy::{Anchor, NodeKeyPolicy, Policy, Reference, Source, SourceKind, TcbStatus};
+use crate::values;
+use cgpath_policy::{Anchor, NodeKeyPolicy, Policy, SourceKind, TcbStatus};
 
 const BANKS: &str = "  banks: [sha256]\n";
 
@@ -47,15 +47,7 @@ fn yaml(accept: &str, top: &str, tdx: &str) -> String {
 }
 
 fn load(yaml: &str) -> Result<Policy, String> {
-    let mut reference = Reference::new(Source {
-        kind: SourceKind::Rootfs,
-        name: "test".into(),
-        digest: None,
-    });
-    let content = Bank::Sha256.hash(&[b"collector"]);
-    reference.insert(b"/usr/sbin/cgpathd".to_vec(), content).unwrap();
-    let mut json = Vec::new();
-    reference.write_json(&mut json).unwrap();
+    let json = values(SourceKind::Rootfs, &[("/usr/sbin/cgpathd", "collector")]);
     Policy::load("n.yaml", yaml.as_bytes(), |_| Ok(json.clone())).map_err(|e| e.to_string())
 }
 
@@ -260,15 +252,7 @@ fn tenant(lines: &str) -> Result<Policy, String> {
          references: [r.json]\n\
          {lines}"
     );
-    let mut reference = Reference::new(Source {
-        kind: SourceKind::Rootfs,
-        name: "test".into(),
-        digest: None,
-    });
-    let content = Bank::Sha256.hash(&[b"app"]);
-    reference.insert(b"/bin/app".to_vec(), content).unwrap();
-    let mut json = Vec::new();
-    reference.write_json(&mut json).unwrap();
+    let json = values(SourceKind::Rootfs, &[("/bin/app", "app")]);
     let read = Policy::load_tenant("t.yaml", yaml.as_bytes(), |_| Ok(json.clone()));
     read.map(|(_, policy)| policy).map_err(|e| e.to_string())
 }

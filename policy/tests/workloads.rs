@@ -1,19 +1,16 @@
 //! Properties of policies of version 2: the two files, the look-up in them, and how version 1 becomes them.
 
-use cgpath_evidence::{Bank, Digest, PodUid};
+use crate::sha256;
+use cgpath_evidence::PodUid;
 use cgpath_policy::corim::Manifest;
 use cgpath_policy::migrate::to_version_2;
 use cgpath_policy::{
-    Basis, ContentMatch, Error, Hidden, Name, NodePolicy, Overlap, PodNames, Policy, Reference, Selected,
-    SharedMemoryCode, Source, SourceKind, WorkloadsFile,
+    Basis, ContentMatch, Error, Hidden, Name, NodePolicy, Overlap, PodNames, Policy, Selected,
+    SharedMemoryCode, SourceKind, WorkloadsFile,
 };
 use std::path::Path;
 
 const UID: &str = "6b0c2e1a-0f3d-4f7e-9a51-2f6f3c9d0a11";
-
-fn sha256(text: &str) -> Digest {
-    Bank::Sha256.hash(&[text.as_bytes()])
-}
 
 fn node(version: &str, workloads: &str) -> String {
     let ima = sha256("ima policy");
@@ -59,19 +56,7 @@ fn values(name: &str) -> Result<Vec<u8>, String> {
         "log.json" | "shared/log.json" => &[("/bin/app", "log")],
         other => return Err(format!("no file {other}")),
     };
-    let mut reference = Reference::new(Source {
-        kind: SourceKind::Image,
-        name: name.trim_start_matches("shared/").into(),
-        digest: None,
-    });
-    for (path, content) in files {
-        reference
-            .insert(path.as_bytes().to_vec(), sha256(content))
-            .unwrap();
-    }
-    let mut json = Vec::new();
-    reference.write_json(&mut json).unwrap();
-    Ok(json)
+    Ok(crate::values(SourceKind::Image, files))
 }
 
 fn load_with(node: &str, workloads: &str) -> cgpath_policy::Result<Policy> {

@@ -86,15 +86,16 @@ impl LearnedDomain {
             out += &format!("  rtmr-origin: [\"{}\"]\n", digest(&self.origin.value));
         }
         match &self.boot {
-            Some(boot) => {
-                for line in boot.yaml().lines() {
-                    out += &format!("  {line}\n");
-                }
-            }
+            Some(boot) => out += &within_tdx(&boot.yaml()),
             None => out += "  dangerous-boot-not-judged: true\n",
         }
         out
     }
+}
+
+/// The lines of a `boot:` as they stand in a `tdx:`.
+pub(crate) fn within_tdx(boot: &str) -> String {
+    boot.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// The `tdx:` that accepts exactly this domain.

@@ -5,7 +5,7 @@
 //! file claims; a file that is no packed module of its name has its own digests alone. Not here: who is
 //! accepted with which content.
 
-use crate::stream::{Decompress, Digester};
+use crate::stream::{Decompress, Digester, each_piece};
 use cgpath_evidence::{Bank, Digest};
 use std::io::{self, Read};
 
@@ -63,21 +63,10 @@ impl FileDigester {
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn read(banks: &[Bank], path: &[u8], mut reader: impl Read) -> io::Result<(Vec<Digest>, u64)> {
+    pub fn read(banks: &[Bank], path: &[u8], reader: impl Read) -> io::Result<(Vec<Digest>, u64)> {
         let mut digester = FileDigester::new(banks, path);
-        let mut buffer = vec![0; 128 * 1024];
-        let mut length = 0;
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok((digester.finish(), length)),
-                Ok(n) => {
-                    digester.update(&buffer[..n]);
-                    length += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        let length = each_piece(reader, |piece| digester.update(piece))?;
+        Ok((digester.finish(), length))
     }
 }
 
@@ -87,8 +76,9 @@ fn unpacked(packed: &[u8], most: u64) -> Option<Digest> {
     if matches!(reader, Decompress::Plain(_)) {
         return None;
     }
-    let (digests, length) = Digester::read(&[Bank::Sha256], reader.take(most + 1)).ok()?;
-    digests.into_iter().next().filter(|_| length <= most)
+    let mut digester = Digester::new(&[Bank::Sha256]);
+    let length = each_piece(reader.take(most + 1), |piece| digester.update(piece)).ok()?;
+    digester.finish().into_iter().next().filter(|_| length <= most)
 }
 
 #[cfg(test)]

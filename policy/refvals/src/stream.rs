@@ -40,25 +40,21 @@ impl Digester {
             .filter_map(|(bank, hash)| Digest::new(bank, &hash.finalize()))
             .collect()
     }
+}
 
-    /// Hashes all of `reader`; also gives its length in bytes.
-    ///
-    /// # Errors
-    /// Those of the reader.
-    pub fn read(banks: &[Bank], mut reader: impl Read) -> io::Result<(Vec<Digest>, u64)> {
-        let mut digester = Digester::new(banks);
-        let mut buffer = vec![0; 128 * 1024];
-        let mut length = 0;
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok((digester.finish(), length)),
-                Ok(n) => {
-                    digester.update(&buffer[..n]);
-                    length += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+/// Gives `take` all of `reader`, a piece at a time; says its length in bytes.
+pub(super) fn each_piece(mut reader: impl Read, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut buffer = vec![0; 128 * 1024];
+    let mut length = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(n) => {
+                take(&buffer[..n]);
+                length += n as u64;
             }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }

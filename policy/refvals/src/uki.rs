@@ -12,6 +12,7 @@
 //! `MeasurePeImageAndExtend`; systemd's src/boot, stub.c `measure_sections` and measure.c, which measures by
 //! EFI_CC_MEASUREMENT_PROTOCOL where there is no TPM; UEFI 2.11, section 38.4.1.
 
+use crate::domain::within_tdx;
 use crate::learned_boot::policy_name;
 use crate::stub::Stub;
 use cgpath_evidence::{
@@ -180,7 +181,7 @@ impl<'a> Image<'a> {
     }
 
     /// A section as it is in memory, in parts; `None` where there is none, or an empty one.
-    fn in_memory(&self, name: &str) -> Result<Option<Vec<&'a [u8]>>> {
+    fn in_memory(&self, name: &'static str) -> Result<Option<Vec<&'a [u8]>>> {
         let Some(section) = self.find(name).filter(|section| section.size > 0) else {
             return Ok(None);
         };
@@ -190,10 +191,9 @@ impl<'a> Image<'a> {
                 why: "a section that is longer in memory than an image may be",
             });
         }
-        let given = section.size.min(section.raw_size);
-        let bytes = self.bytes.get(section.raw_at..section.raw_at + given);
-        let mut parts = vec![bytes.unwrap_or_default()];
-        let mut missing = section.size - given;
+        let given = self.section(name)?;
+        let mut parts = vec![given];
+        let mut missing = section.size - given.len();
         while missing > 0 {
             let part = ZEROS.get(..missing).unwrap_or(&ZEROS);
             missing -= part.len();
@@ -202,6 +202,7 @@ impl<'a> Image<'a> {
         Ok(Some(parts))
     }
 
+    /// What the file has of a section.
     pub(super) fn section(&self, name: &'static str) -> Result<&'a [u8]> {
         let section = self.find(name).ok_or(UkiError::NoSection(name))?;
         let len = section.size.min(section.raw_size);
@@ -235,10 +236,7 @@ pub fn from_uki(name: &str, bytes: &[u8], banks: &[Bank]) -> Result<String> {
 /// As [`from_uki`].
 pub fn from_uki_of_domain(name: &str, bytes: &[u8]) -> Result<String> {
     let boot = values(name, bytes, RegisterSet::Rtmr, &[Bank::Sha384])?.to_yaml(&[]);
-    let mut out = "tdx:\n".to_owned();
-    for line in boot.lines() {
-        out += &format!("  {line}\n");
-    }
+    let mut out = "tdx:\n".to_owned() + &within_tdx(&boot);
     out.push_str(
         "    # `mrtd`, `attributes`, `xfam` and RTMR 0 are learned by `cgpath policy from-boot`, and so are \
          the other events of\n    \
@@ -294,7 +292,7 @@ fn values(name: &str, bytes: &[u8], set: RegisterSet, banks: &[Bank]) -> Result<
             bank.hash(&[&initrd])
         });
     }
-    let sections: &[&str] = match set {
+    let sections: &[&'static str] = match set {
         // PCR 11 is none of the boot's registers.
         RegisterSet::Pcr => &[],
         RegisterSet::Rtmr => &MEASURED_SECTIONS,

@@ -7,11 +7,9 @@
 
 use super::workloads::{beside, of_part};
 use super::{Allowed, ContainerPolicy, Loader};
-use crate::error::within;
-use crate::refs::{Image, Images, MAX_INDEX_LEN, NOT_ITS_NAME, digest_file, image_file, misfit, values_file};
+use crate::refs::{Image, Images, NOT_ITS_NAME, digest_file, image_file, misfit, values_file};
 use crate::{Container, Error, ListedImage, Result, WorkloadsFile};
 use cgpath_evidence::Digest;
-use sha2::{Digest as _, Sha256};
 
 /// One image that a container may run.
 #[derive(Debug, Clone)]
@@ -157,8 +155,8 @@ impl Loader<'_> {
                 for layer in &image.layers {
                     let name = beside(part, &format!("{}/{}", file.refs, values_file(&layer.values)));
                     let values = self.reference(&name).map_err(of_part(part))?;
-                    let hash = self.read.get(&name).map(|(_, hash)| &hash[..]);
-                    let why = match hash == Some(layer.values.bytes()) {
+                    let hash = self.hash(&name);
+                    let why = match hash.is_some_and(|hash| hash[..] == *layer.values.bytes()) {
                         true => misfit(&values.reference),
                         false => Some(NOT_ITS_NAME),
                     };
@@ -185,7 +183,8 @@ impl Loader<'_> {
         let digest = listed.digest();
         let folder = beside(part, refs);
         let name = beside(part, &format!("{refs}/{}", digest_file(digest)));
-        let bytes = self.small_file(&name).map_err(|error| match error {
+        let known = self.index_file(&name, Images::from_json);
+        let known = known.map_err(|error| match error {
             Error::Unresolved { why, .. } => Error::Meaning {
                 file: part.to_owned(),
                 key: key.to_owned(),
@@ -198,10 +197,15 @@ impl Loader<'_> {
             other => other,
         })?;
         let mut images = Vec::new();
-        for configuration in Images::from_json(&name, &bytes)?.images {
+        for configuration in known.images {
             let name = beside(part, &format!("{refs}/{}", image_file(&configuration)));
-            let bytes = self.small_file(&name).map_err(of_part(part))?;
-            let image = Image::from_json(&name, &bytes)?;
+            let image = self
+                .index_file(&name, Image::from_json)
+                .map_err(|error| match error {
+                    unresolved @ Error::Unresolved { .. } => unresolved.in_file(part),
+                    // One that is malformed names itself.
+                    other => other,
+                })?;
             if image.configuration != configuration || !image.is_named(digest) {
                 return Err(broken(part, key, listed, &format!("{name} is another image's")));
             }
@@ -210,21 +214,14 @@ impl Loader<'_> {
         Ok(images)
     }
 
-    /// A file of the index that has no reference values. It is read once.
-    fn small_file(&mut self, name: &str) -> Result<Vec<u8>> {
-        if let Some((bytes, _)) = self.index.get(name) {
-            return Ok(bytes.clone());
+    /// What a file of the index says that has no reference values. It is read once.
+    fn index_file<T>(&mut self, name: &str, parse: impl FnOnce(&str, &[u8]) -> Result<T>) -> Result<T> {
+        if let Some(bytes) = self.index.get(name) {
+            return parse(name, bytes);
         }
-        let bytes = self.bytes(name)?;
-        within(
-            name,
-            "file of the index of images, in bytes,",
-            &bytes,
-            MAX_INDEX_LEN,
-        )?;
-        let hash = Sha256::digest(&bytes).into();
-        self.index.insert(name.to_owned(), (bytes.clone(), hash));
-        Ok(bytes)
+        let (parsed, bytes) = self.read_file(name, parse)?;
+        self.index.insert(name.to_owned(), bytes);
+        Ok(parsed)
     }
 }
 

@@ -11,7 +11,6 @@ use crate::{
     SharedMemoryCode, UnknownPods, Workload, WorkloadsFile,
 };
 use cgpath_evidence::{Digest, PodUid};
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
 /// The workload part of a policy, with the reference files that it names.
@@ -161,16 +160,9 @@ pub(super) fn beside(file: &str, name: &str) -> String {
 }
 
 impl Loader<'_> {
-    /// The hash of a file that was read, by what the policy calls it.
-    fn hash(&self, name: &str) -> Option<[u8; 32]> {
-        let read = self.read.get(name).map(|(_, hash)| *hash);
-        read.or_else(|| self.index.get(name).map(|(_, hash)| *hash))
-    }
-
     /// The workload part that the policy calls `name`.
     pub(super) fn workloads(&mut self, name: &str) -> Result<Workloads> {
-        let bytes = self.bytes(name)?;
-        let file = WorkloadsFile::from_yaml(name, &bytes)?;
+        let (file, bytes) = self.read_file(name, WorkloadsFile::from_yaml)?;
         let mut list = Vec::new();
         let mut own: BTreeMap<String, [u8; 32]> = BTreeMap::new();
         for workload in &file.workloads {
@@ -211,10 +203,9 @@ impl Loader<'_> {
                 containers,
             });
         }
-        self.part = Some((name.to_owned(), Sha256::digest(&bytes).into()));
         Ok(Workloads {
             name: name.to_owned(),
-            digest: digest_of(&bytes, own.iter().collect()),
+            digest: digest_of(&bytes, &own),
             file,
             list,
         })

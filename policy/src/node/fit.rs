@@ -126,26 +126,30 @@ pub(crate) fn misfit_of_tenant(node: &NodePolicy) -> Option<Misfit> {
         return missing;
     }
     let tdx = node.tdx.as_ref()?;
-    let left = "nothing judges it in a tenant's policy: the boot and the node's key are a full verifier's";
-    let unjudged = [
-        ("tdx.boot", tdx.boot.is_some(), left),
+    let left = |key| {
         (
-            "tdx.dangerous-boot-not-judged",
+            key,
+            "nothing judges it in a tenant's policy: the boot and the node's key are a full verifier's",
+            "leave it out",
+        )
+    };
+    let unjudged: [(bool, Misfit); 5] = [
+        (tdx.boot.is_some(), left("tdx.boot")),
+        (
             tdx.dangerous_boot_not_judged,
-            left,
+            left("tdx.dangerous-boot-not-judged"),
         ),
-        ("tdx.key", tdx.key == NodeKeyPolicy::PerBoot, left),
-        ("tdx.dangerous-any-platform", tdx.dangerous_any_platform, left),
+        (tdx.key == NodeKeyPolicy::PerBoot, left("tdx.key")),
+        (tdx.dangerous_any_platform, left("tdx.dangerous-any-platform")),
         (
-            "tdx.rtmr-writers",
             !tdx.rtmr_writers.is_empty(),
-            "nothing judges it in a tenant's policy: a bundle does not show what others say in the log",
+            (
+                "tdx.rtmr-writers",
+                "nothing judges it in a tenant's policy: a bundle does not show what others say in the log",
+                "name the digests in `tdx.rtmr-extensions`",
+            ),
         ),
     ];
-    let (key, _, why) = unjudged.into_iter().find(|(_, is_there, _)| *is_there)?;
-    let hint = match key {
-        "tdx.rtmr-writers" => "name the digests in `tdx.rtmr-extensions`",
-        _ => "leave it out",
-    };
-    Some((key, why, hint))
+    let (_, misfit) = unjudged.into_iter().find(|(is_there, _)| *is_there)?;
+    Some(misfit)
 }

@@ -15,6 +15,7 @@ use cgpath_policy::{Allowed, Name, Policy, named_digest};
 use cgpath_service::policy_files;
 use cgpath_service::store::Store;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// So many files of no image are listed of each container.
@@ -102,15 +103,24 @@ impl Identify {
             return Err(Failure::new("no-pod", why).hint("`cgpath verify` lists the pods of the evidence"));
         }
         let index = Index::open(self.refs)?;
+        let images = index.images()?;
         let mut judges: Vec<Judge<'_>> = parts
             .iter()
             .map(|part| Judge::new(part, policy.as_ref()))
             .collect();
-        // One after the other: each can be large.
-        for image in index.images()? {
-            let allowed = index.allowed(&image)?;
+        let mut known = BTreeSet::new();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            // Images share layers. One after the other: each can be large.
+            if known.insert(&layer.values) {
+                let allowed = Allowed::of([index.values(layer)?]);
+                for judge in &mut judges {
+                    judge.look_at(&layer.values, &allowed);
+                }
+            }
+        }
+        for image in &images {
             for judge in &mut judges {
-                judge.look_at(&image, &allowed);
+                judge.compare(image);
             }
         }
         let mut is_clean = true;
@@ -140,14 +150,16 @@ impl Identify {
     }
 }
 
-/// Compares what a part used with one image after the other.
+/// Compares what a part used with one layer after the other, then with the images that have them.
 struct Judge<'a> {
     part: &'a Used,
     contents: Vec<(Name<'a>, Option<&'a Digest>)>,
     of_runtime: Vec<bool>,
+    /// Which contents each layer has, by the hash of its values; no layer that has none.
+    layers: BTreeMap<&'a Digest, Vec<usize>>,
     /// The most contents that an image has so far, which images have as many, and which contents these are.
     most: usize,
-    images: Vec<(Image, Vec<bool>)>,
+    images: Vec<(&'a Image, Vec<bool>)>,
 }
 
 impl<'a> Judge<'a> {
@@ -176,23 +188,38 @@ impl<'a> Judge<'a> {
             part,
             of_runtime: if has_sandbox { of_runtime } else { accepted(false) },
             contents,
+            layers: BTreeMap::new(),
             most: 1,
             images: Vec::new(),
         }
     }
 
-    fn look_at(&mut self, image: &Image, allowed: &Allowed) {
+    fn look_at(&mut self, values: &'a Digest, allowed: &Allowed) {
         let has = |(name, digest): &(Name<'_>, Option<&Digest>)| {
             digest.is_some_and(|digest| allowed.look_up(*name, digest).is_accepted())
         };
-        let has: Vec<bool> = self.contents.iter().map(has).collect();
+        let contents = self.contents.iter().enumerate();
+        let found: Vec<usize> = contents.filter(|(_, it)| has(it)).map(|(at, _)| at).collect();
+        if !found.is_empty() {
+            self.layers.insert(values, found);
+        }
+    }
+
+    fn compare(&mut self, image: &'a Image) {
+        let layers = image.layers.iter();
+        let found: BTreeSet<usize> = layers
+            .filter_map(|layer| self.layers.get(&layer.values))
+            .flatten()
+            .copied()
+            .collect();
+        let has: Vec<bool> = (0..self.contents.len()).map(|at| found.contains(&at)).collect();
         let found = has.iter().filter(|has| **has).count();
         if found > self.most {
             self.images.clear();
             self.most = found;
         }
         if found == self.most {
-            self.images.push((image.clone(), has));
+            self.images.push((image, has));
         }
     }
 
@@ -200,7 +227,7 @@ impl<'a> Judge<'a> {
         let name = self.part.name.as_ref();
         let said: Vec<String> = name.map(|name| name.references.clone()).unwrap_or_default();
         let digests: Vec<Digest> = said.iter().filter_map(|said| named_digest(said)).collect();
-        let is_named = |(image, _): &(Image, Vec<bool>)| digests.iter().any(|digest| image.is_named(digest));
+        let is_named = |(image, _): &(&Image, Vec<bool>)| digests.iter().any(|digest| image.is_named(digest));
         // Of several with as many the one that is named, and those that have the same contents as it.
         let best = self.images.iter().position(is_named).unwrap_or_default();
         let best = self
@@ -234,9 +261,9 @@ impl<'a> Judge<'a> {
             images: images
                 .into_iter()
                 .map(|(image, _)| Found {
-                    names: image.names.into_iter().collect(),
-                    platform: image.platform,
-                    configuration: image.configuration,
+                    names: image.names.iter().cloned().collect(),
+                    platform: image.platform.clone(),
+                    configuration: image.configuration.clone(),
                 })
                 .collect(),
         }

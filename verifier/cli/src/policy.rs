@@ -555,7 +555,7 @@ pub(crate) fn refused(error: &cgpath_policy::Error) -> Failure {
 }
 
 /// Reads a file of reference values.
-pub(crate) fn reference(path: &Path) -> Result<Reference, Failure> {
+fn reference(path: &Path) -> Result<Reference, Failure> {
     let json = read_bounded(path, cgpath_policy::reference::MAX_REFERENCE_LEN as u64)
         .map_err(|e| Failure::file(path, &e))?;
     Reference::from_json(&path.display().to_string(), &json).map_err(|e| refused(&e))

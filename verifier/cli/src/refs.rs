@@ -12,10 +12,10 @@ use crate::policy::{algorithm, failure, platform, refused};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_policy::reference::MAX_REFERENCE_LEN;
 use cgpath_policy::refs::{
-    Image, Images, Layer, MAX_IMAGE_NAME, MAX_INDEX_LEN, by_layers, digest_file, image_file, values_file,
+    Image, Images, Layer, MAX_INDEX_LEN, by_layers, digest_file, image_file, is_name, values_file,
     values_from_json,
 };
-use cgpath_policy::{Allowed, Error, Reference};
+use cgpath_policy::{Error, Reference};
 use cgpath_refvals::HashOptions;
 use cgpath_refvals::image::{self, Identity, Platform};
 use cgpath_service::files::read_bounded;
@@ -264,44 +264,21 @@ impl Index {
         for configuration in self.digests_in("images")? {
             images.extend(self.image(&configuration)?);
         }
-        images.sort_by(|a, b| {
-            let key = |image: &Image| {
-                (
-                    image.names.clone(),
-                    image.platform.clone(),
-                    image.configuration.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
+        images.sort_by_cached_key(|image| {
+            (
+                image.names.clone(),
+                image.platform.clone(),
+                image.configuration.clone(),
+            )
         });
         Ok(images)
     }
 
-    /// What an image has.
-    pub(crate) fn allowed(&self, image: &Image) -> Result<Allowed, Failure> {
-        let values = image.layers.iter().map(|of| self.values(of));
-        Ok(Allowed::of(values.collect::<Result<Vec<_>, _>>()?))
-    }
-
     /// What an image has of a layer.
-    fn values(&self, of: &Layer) -> Result<Reference, Failure> {
+    pub(crate) fn values(&self, of: &Layer) -> Result<Reference, Failure> {
         let path = self.dir.join(values_file(&of.values));
         let json = read_bounded(&path, MAX_REFERENCE_LEN as u64).map_err(|e| Failure::file(&path, &e))?;
         values_from_json(&path.display().to_string(), &of.values, &json).map_err(|e| refused(&e))
-    }
-
-    /// Those that are meant: by any of their digests, or by a name.
-    fn meant(&self, text: &str) -> Result<Vec<Image>, Failure> {
-        let mut images = self.images()?;
-        match digest_of(text) {
-            Some(digest) => images.retain(|image| image.is_named(&digest)),
-            None => images.retain(|image| image.names.contains(text)),
-        }
-        if images.is_empty() {
-            let why = format!("no image of the index is {}", escape(text.as_bytes()));
-            return Err(Failure::new("unknown", why).hint("`cgpath refs list` shows names and digests"));
-        }
-        Ok(images)
     }
 
     /// The image of this configuration, whatever others are. Of one whose file cannot be read nothing else is
@@ -324,21 +301,20 @@ impl Index {
     fn add(&self, values: &Reference, identity: Identity) -> Result<Image, Failure> {
         let mut image = Image::new(identity.configuration);
         let names = identity.names.into_iter();
-        let is_name =
-            |name: &String| (1..=MAX_IMAGE_NAME).contains(&name.len()) && !name.contains(char::is_control);
-        image.names.extend(names.filter(is_name));
+        image.names.extend(names.filter(|name| is_name(name)));
         image.indexes.extend(identity.indexes);
         image.manifests.extend(identity.manifest);
         image.platform = identity.platform.map(|platform| platform.to_string());
         // All is read as others will read it before anything is written: what they refuse would make the
         // index useless for every image.
-        let parts = by_layers(values).map_err(|why| Failure::new("internal", why))?;
-        for (layer, part) in &parts {
-            let json = json_of(part)?;
-            let hash = Bank::Sha256.hash(&[&json]);
-            values_from_json(&values_file(&hash), &hash, &json).map_err(|e| unfit(&e))?;
-            let layer = layer.clone();
-            image.layers.push(Layer { layer, values: hash });
+        let mut files = Vec::new();
+        for (layer, part) in by_layers(values).map_err(|why| Failure::new("internal", why))? {
+            let json = json_of(&part)?;
+            let values = Bank::Sha256.hash(&[&json]);
+            let name = values_file(&values);
+            values_from_json(&name, &values, &json).map_err(|e| unfit(&e))?;
+            image.layers.push(Layer { layer, values });
+            files.push((name, json));
         }
         // What is there and cannot be read is as if it were not, and is written again.
         if let Some(mut known) = self.image(&image.configuration).ok().flatten() {
@@ -346,20 +322,20 @@ impl Index {
             known.update(image);
             image = known;
         }
-        let (name, text) = (image_file(&image.configuration), image.to_json());
-        Image::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
-        let mut files = vec![(name, text)];
+        let (name, json) = (image_file(&image.configuration), image.to_json().into_bytes());
+        Image::from_json(&name, &json).map_err(|e| unfit(&e))?;
+        files.push((name, json));
         for digest in image.digests() {
             let name = digest_file(digest);
-            let text = Images::new(self.named_with(digest, &image)?).to_json();
-            Images::from_json(&name, text.as_bytes()).map_err(|e| unfit(&e))?;
-            files.push((name, text));
+            let json = Images::new(self.named_with(digest, &image)?)
+                .to_json()
+                .into_bytes();
+            Images::from_json(&name, &json).map_err(|e| unfit(&e))?;
+            files.push((name, json));
         }
-        for ((_, part), of) in parts.iter().zip(&image.layers) {
-            self.put(&values_file(&of.values), &json_of(part)?)?;
-        }
-        for (name, text) in &files {
-            self.put(name, text.as_bytes())?;
+        // What a file names is there before it.
+        for (name, json) in &files {
+            self.put(name, json)?;
         }
         self.sweep()?;
         Ok(image)
@@ -473,6 +449,19 @@ fn digest_of(text: &str) -> Option<Digest> {
     Digest::parse(last)
 }
 
+/// Those of the index that are meant: by any of their digests, or by a name.
+fn meant(mut images: Vec<Image>, text: &str) -> Result<Vec<Image>, Failure> {
+    match digest_of(text) {
+        Some(digest) => images.retain(|image| image.is_named(&digest)),
+        None => images.retain(|image| image.names.contains(text)),
+    }
+    if images.is_empty() {
+        let why = format!("no image of the index is {}", escape(text.as_bytes()));
+        return Err(Failure::new("unknown", why).hint("`cgpath refs list` shows names and digests"));
+    }
+    Ok(images)
+}
+
 fn json_of(values: &Reference) -> io::Result<Vec<u8>> {
     let mut json = Vec::new();
     values.write_json(&mut json)?;
@@ -548,12 +537,11 @@ fn show(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure> 
         parts: Vec<ShownLayer<'a>>,
     }
     let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
-    for image in index.images()? {
-        for of in image.layers {
-            *users.entry(of.values).or_default() += 1;
-        }
+    let images = index.images()?;
+    for of in images.iter().flat_map(|image| &image.layers) {
+        *users.entry(of.values.clone()).or_default() += 1;
     }
-    for image in index.meant(text)? {
+    for image in meant(images, text)? {
         let part = |of: &'_ Layer| -> Result<usize, Failure> { Ok(index.values(of)?.files.len()) };
         let paths = image.layers.iter().map(part).collect::<Result<Vec<_>, _>>()?;
         let parts = image.layers.iter().zip(paths).map(|(of, paths)| ShownLayer {
@@ -591,7 +579,7 @@ fn remove(index: &Index, text: &str, out: &mut Output) -> Result<Status, Failure
     let _lock = index.lock()?;
     let images = match index.of_configuration(text) {
         Some(image) => vec![image],
-        None => index.meant(text)?,
+        None => meant(index.images()?, text)?,
     };
     for image in &images {
         index.remove(&image.configuration)?;

@@ -185,9 +185,8 @@ impl Watch {
             .map_err(|e| Failure::new("service", escape(e.to_string().as_bytes())))?;
         let checker = match (&self.policy, self.pod) {
             (Some(policy), Some(pod)) => {
-                let mut checker = Checker::new(policy, self.keys()?, pod, &self.verifiers)?;
-                checker.collateral.clone_from(&self.collateral);
-                Some(checker)
+                let key = self.keys()?;
+                Some(Checker::new(policy, key, pod, &self.verifiers, &self.collateral)?)
             }
             _ => None,
         };

@@ -1,7 +1,7 @@
 //! Which image a pod's container really runs: what `cgpath identify` says of evidence and the images' index.
 
 use crate::refs::{Case, Layout, text};
-use cgpath_evidence::{ContainerName, Named};
+use cgpath_evidence::{ContainerName, Named, PodUid};
 use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use serde_json::{Value, json};
 
@@ -70,12 +70,10 @@ impl Pod {
         std::fs::write(self.case.path("evidence.cbor"), evidence.to_cbor()).unwrap();
     }
 
-    /// What is said of each part of the pod, and whether all is as it should be.
-    fn identified(&mut self, more: &[&str]) -> (bool, Vec<Value>) {
-        self.write_evidence();
-        let uid = pod(20).to_string();
+    /// What `cgpath identify` exits with, prints, and says of errors, by the evidence that was written last.
+    fn identify(&self, pod: PodUid, more: &[&str]) -> (Option<i32>, String, String) {
+        let uid = pod.to_string();
         let line = [
-            "--json",
             "identify",
             "--pod",
             &uid,
@@ -84,7 +82,13 @@ impl Pod {
             "--evidence",
             "evidence.cbor",
         ];
-        let (code, out, err) = self.case.run(&[&line[..], more].concat());
+        self.case.run(&[&line[..], more].concat())
+    }
+
+    /// What is said of each part of the pod, and whether all is as it should be.
+    fn identified(&mut self, more: &[&str]) -> (bool, Vec<Value>) {
+        self.write_evidence();
+        let (code, out, err) = self.identify(pod(20), &[&["--json"], more].concat());
         assert!(matches!(code, Some(0 | 1)), "{err}");
         let parts = out
             .lines()
@@ -119,17 +123,7 @@ fn a_container_whose_files_are_all_of_one_image_is_of_it_whatever_it_is_called()
         (&json!(3), &json!(3), &json!(0))
     );
     assert_eq!(part["is_said"], true);
-    let uid = cgpath_testkit::pod(20).to_string();
-    let line = [
-        "identify",
-        "--pod",
-        &uid,
-        "--refs",
-        "refs",
-        "--evidence",
-        "evidence.cbor",
-    ];
-    let (_, out, _) = pod.case.run(&line);
+    let (_, out, _) = pod.identify(cgpath_testkit::pod(20), &[]);
     let words = format!("all 3 of image one:1 ({})", pod.one);
     assert!(
         out.contains(&words) && out.contains("0 others") && out.contains("the same"),
@@ -273,17 +267,7 @@ fn values_that_are_not_what_their_name_says_identify_nothing() {
         std::fs::write(&path, json.replace("/bin/app", "/bin/abc")).unwrap();
     }
     pod.write_evidence();
-    let uid = cgpath_testkit::pod(20).to_string();
-    let line = [
-        "identify",
-        "--pod",
-        &uid,
-        "--refs",
-        "refs",
-        "--evidence",
-        "evidence.cbor",
-    ];
-    let (code, _, err) = pod.case.run(&line);
+    let (code, _, err) = pod.identify(cgpath_testkit::pod(20), &[]);
     assert!(
         code == Some(2) && err.contains("is not what its name says"),
         "{err}"
@@ -295,15 +279,6 @@ fn a_pod_that_the_evidence_does_not_have_is_refused() {
     let mut pod = Pod::new();
     pod.runs("/bin/app", "one");
     pod.write_evidence();
-    let uid = cgpath_testkit::pod(21).to_string();
-    let (code, _, err) = pod.case.run(&[
-        "identify",
-        "--pod",
-        &uid,
-        "--refs",
-        "refs",
-        "--evidence",
-        "evidence.cbor",
-    ]);
+    let (code, _, err) = pod.identify(cgpath_testkit::pod(21), &[]);
     assert!(code == Some(2) && err.contains("nothing that pod"), "{err}");
 }

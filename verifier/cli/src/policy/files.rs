@@ -7,7 +7,7 @@ use crate::output::{Failure, escape};
 use cgpath_evidence::{Bank, Digest};
 use cgpath_refvals::image::{self, Choice, Platform, Store, TarStore};
 use cgpath_refvals::{self as generate, FileDigester, Progress};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -138,14 +138,13 @@ pub(crate) fn open_image(
         }
     })?;
     if metadata.is_dir() {
-        let (index, image) = match containerds(path) {
+        let (root, index, image) = match containerds(path) {
             Some(root) => {
                 let index = index_of(&root, image.as_deref())?;
-                (Some((root, index)), None)
+                (root, Some(index), None)
             }
-            None => (None, image),
+            None => (path.to_owned(), None, image),
         };
-        let (root, index) = index.map_or_else(|| (path.to_owned(), None), |(root, it)| (root, Some(it)));
         return Ok((Box::new(Folder { name, root, index }), Choice { image, platform }));
     }
     let file = File::open(path).map_err(|e| Failure::file(path, &e))?;
@@ -189,14 +188,12 @@ fn index_of(root: &Path, image: Option<&str>) -> Result<Vec<u8>, Failure> {
     let size = fs::metadata(&blob)
         .map_err(|e| Failure::file(&blob, &e).hint(hint))?
         .len();
-    let annotations = name.map(|name| serde_json::json!({ "io.containerd.image.name": name }));
-    let digest = digest.to_string();
-    let descriptor = match annotations {
-        Some(annotations) => {
-            serde_json::json!({ "digest": digest, "size": size, "annotations": annotations })
-        }
-        None => serde_json::json!({ "digest": digest, "size": size }),
-    };
+    let annotations: BTreeMap<_, _> = name
+        .map(|name| ("io.containerd.image.name", name))
+        .into_iter()
+        .collect();
+    let descriptor =
+        serde_json::json!({ "digest": digest.to_string(), "size": size, "annotations": annotations });
     Ok(serde_json::json!({ "manifests": [descriptor] })
         .to_string()
         .into_bytes())

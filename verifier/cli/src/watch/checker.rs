@@ -97,14 +97,14 @@ pub struct Checker {
     /// Without collateral.
     td: TdContext,
     /// The files that have it.
-    pub collateral: Vec<PathBuf>,
+    collateral: Vec<PathBuf>,
     verifiers: Vec<VerifyingKey>,
     state: Option<TenantState>,
     followed: u64,
 }
 
 impl Checker {
-    /// Reads policy and verifiers' keys.
+    /// Reads policy and verifiers' keys; the files of `collateral` are read for each proof.
     ///
     /// # Errors
     /// Those that cannot be used.
@@ -113,6 +113,7 @@ impl Checker {
         (key, td): (PinnedKey, TdContext),
         pod: PodUid,
         verifiers: &[PathBuf],
+        collateral: &[PathBuf],
     ) -> Result<Checker, Failure> {
         let (of, policy) = tenant::load(path)?;
         if of != pod {
@@ -126,7 +127,7 @@ impl Checker {
             policy,
             key,
             td,
-            collateral: Vec::new(),
+            collateral: collateral.to_vec(),
             verifiers: verifiers
                 .iter()
                 .map(|path| public_key(path))
@@ -245,10 +246,10 @@ mod tests {
             node_key: Some(node_key_hash(&public_node_key(&domain.key))),
             collateral: Vec::new(),
         };
-        let checker = Checker::new(&at("web.yaml"), (PinnedKey::NoTpm, td), pod(1), &[]);
-        let mut checker = checker.unwrap_or_else(|failure| panic!("{failure}"));
         let file = at("collateral.json");
-        checker.collateral = vec![file.clone()];
+        let key = (PinnedKey::NoTpm, td);
+        let checker = Checker::new(&at("web.yaml"), key, pod(1), &[], std::slice::from_ref(&file));
+        let mut checker = checker.unwrap_or_else(|failure| panic!("{failure}"));
         let now = input::now().unwrap_or_else(|failure| panic!("{failure}"));
         let mut proof = |age: Option<u64>| {
             match age {
