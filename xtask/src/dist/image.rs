@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::bill::{self, Bills};
-use super::{Release, copy, packages, size, sums, tarball};
+use super::{Compression, Release, copy, packages, size, sums, tarball};
 use crate::kernel::sha256;
 use crate::workspace::{Workspace, emptied, find_program, is_root};
 use crate::{build, shell};
@@ -82,8 +82,14 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
             dir
         }
     };
-    let trees = tarball::pack(workspace, bills, &built, &work.join("archives"))?;
-    pack(workspace, &trees, &built.join("cgpath"), &out)?;
+    let trees = tarball::pack(
+        workspace,
+        bills,
+        &built,
+        &work.join("archives"),
+        Compression::Small,
+    )?;
+    pack(workspace, &trees, &built.join("cgpath"), &out, Compression::Small)?;
     for image in &IMAGES {
         run(&root(&out, image), image.program)?;
     }
@@ -94,13 +100,19 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
 
 /// Both images of the trees that [`tarball::pack`] gives, read back by `reader`, a `cgpath`; what they are
 /// made of stays below `work` in `out`.
-pub fn pack(workspace: &Workspace, trees: &[PathBuf; 2], reader: &Path, out: &Path) -> Result<()> {
+pub fn pack(
+    workspace: &Workspace,
+    trees: &[PathBuf; 2],
+    reader: &Path,
+    out: &Path,
+    compression: Compression,
+) -> Result<()> {
     let release = Release::of(workspace)?;
     for (image, tree) in IMAGES.iter().zip(trees) {
         let root = root(out, image);
         plant(image, tree, &root)?;
         let file = out.join(format!("{}-{}-x86_64.oci.tar", image.name, release.full));
-        let manifest = layout(image, &release, &root, &file)?;
+        let manifest = layout(image, &release, &root, &file, compression)?;
         size(image.name, &file)?;
         read_back(reader, image, &root, &file)?;
         match find_program("skopeo") {
@@ -191,14 +203,20 @@ fn layer(image: &Image, release: &Release, root: &Path) -> Result<PathBuf> {
 
 /// Writes an image's layout as an archive; gives the manifest's digest. Source: OCI image specification 1.0,
 /// `image-layout.md`, `manifest.md`, `config.md`.
-fn layout(image: &Image, release: &Release, root: &Path, file: &Path) -> Result<String> {
+fn layout(
+    image: &Image,
+    release: &Release,
+    root: &Path,
+    file: &Path,
+    compression: Compression,
+) -> Result<String> {
     let dir = root.with_extension("layout");
     emptied(&dir)?;
     std::fs::create_dir_all(dir.join("blobs/sha256"))?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
     let unpacked = layer(image, release, root)?;
     let diff_id = format!("sha256:{}", sha256(&read(&unpacked)?)?);
-    let packed = read(&tarball::gzip(&unpacked)?)?;
+    let packed = read(&tarball::gzip(&unpacked, compression)?)?;
     let layer = blob(&dir, "application/vnd.oci.image.layer.v1.tar+gzip", &packed)?;
     let made = release.date("+%Y-%m-%dT%H:%M:%SZ")?;
     let config = blob(

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::bill::{self, Bills};
-use super::{Release, copy, lay, packages, size, sums};
+use super::{Compression, Release, copy, lay, packages, size, sums};
 use crate::workspace::{Workspace, emptied};
 use crate::{build, shell};
 
@@ -87,7 +87,7 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
             dir
         }
     };
-    let [tools, collector] = pack(workspace, bills, &built, &out)?;
+    let [tools, collector] = pack(workspace, bills, &built, &out, Compression::Small)?;
     try_tools(&tools)?;
     try_collector(&collector)?;
     std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
@@ -97,7 +97,13 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
 
 /// Both archives, of the tools and of the collector; gives where each was unpacked again and found whole,
 /// below `work` in `out`. Neither program is run.
-pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> Result<[PathBuf; 2]> {
+pub fn pack(
+    workspace: &Workspace,
+    bills: &Bills,
+    built: &Path,
+    out: &Path,
+    compression: Compression,
+) -> Result<[PathBuf; 2]> {
     let release = Release::of(workspace)?;
     let work = out.join("work");
     let source = work.join("source");
@@ -113,7 +119,7 @@ pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> R
     let unpacked = work.join("unpacked");
     std::fs::create_dir_all(&unpacked)?;
     for name in [&tools, &collector] {
-        archive(&trees, name, &release, out)?;
+        archive(&trees, name, &release, out, compression)?;
         let file = out.join(format!("{name}.tar.gz"));
         size(name, &file)?;
         let mut tar = Command::new("tar");
@@ -267,12 +273,12 @@ fn libraries(program: &Path, tree: &Path) -> Result<Vec<Library>> {
 }
 
 /// An archive of a directory.
-fn archive(trees: &Path, name: &str, release: &Release, out: &Path) -> Result<()> {
+fn archive(trees: &Path, name: &str, release: &Release, out: &Path, compression: Compression) -> Result<()> {
     let file = out.join(format!("{name}.tar"));
     let mut options = ROOTS.to_vec();
     options.push("--create");
     tar(release, trees, &[name], &options, &file)?;
-    gzip(&file)?;
+    gzip(&file, compression)?;
     Ok(())
 }
 
@@ -295,9 +301,13 @@ pub fn tar(release: &Release, dir: &Path, entries: &[&str], options: &[&str], fi
 }
 
 /// Packs a file, which is replaced; gives the new one. The same bytes for the same content.
-pub fn gzip(file: &Path) -> Result<PathBuf> {
+pub fn gzip(file: &Path, compression: Compression) -> Result<PathBuf> {
+    let level = match compression {
+        Compression::Small => "--best",
+        Compression::Quick => "--fast",
+    };
     let mut gzip = Command::new("gzip");
-    shell::output(gzip.args(["--no-name", "--best", "--force"]).arg(file))?;
+    shell::output(gzip.args(["--no-name", level, "--force"]).arg(file))?;
     let mut packed = file.as_os_str().to_owned();
     packed.push(".gz");
     Ok(packed.into())
