@@ -138,7 +138,7 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         copy(&tree.join(&name), &root.join(place).join(&name))?;
     }
     let mut owners: BTreeSet<bill::Debian> = BTreeSet::new();
-    for path in of_the_system(&root.join(image.program))? {
+    for path in tarball::system_of(&root.join(image.program))? {
         let real = path
             .canonicalize()
             .with_context(|| format!("looking for {}", path.display()))?;
@@ -151,18 +151,6 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         std::fs::create_dir_all(root.join(dir))?;
     }
     Ok(())
-}
-
-/// The loader and the C library of a program, by the paths at which it finds them; none of a static one.
-fn of_the_system(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("starting ldd")?;
-    if !output.status.success() {
-        return Ok(Vec::new());
-    }
-    Ok(tarball::of_the_system(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// A blob of a layout: writes it, and gives its descriptor.

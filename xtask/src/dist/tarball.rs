@@ -198,13 +198,20 @@ impl Library {
     }
 }
 
+/// What ldd(1) lists of a program; nothing where it fails, as it does of a static one.
+fn listed(program: &Path) -> Result<String> {
+    let mut ldd = Command::new("ldd");
+    let output = ldd.arg(program).output().context("starting ldd")?;
+    if !output.status.success() {
+        return Ok(String::new());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Whether ldd(1) finds no library that a program is linked with: it fails, or says so of one that can be
 /// loaded anywhere.
 fn is_static(program: &Path) -> Result<bool> {
-    let mut ldd = Command::new("ldd");
-    let output = ldd.arg(program).output().context("starting ldd")?;
-    let listed = String::from_utf8_lossy(&output.stdout);
-    Ok(!output.status.success() || lists_nothing(&listed))
+    Ok(lists_nothing(&listed(program)?))
 }
 
 fn lists_nothing(listed: &str) -> bool {
@@ -230,8 +237,13 @@ fn inside(program: &Path) -> Result<BTreeSet<bill::Debian>> {
         .collect()
 }
 
-/// The loader and the C library of a program, by the paths at which ldd(1) finds them.
-pub fn of_the_system(listed: &str) -> Vec<PathBuf> {
+/// The loader and the C library of a program, by the paths at which it finds them; none of a static one.
+pub fn system_of(program: &Path) -> Result<Vec<PathBuf>> {
+    Ok(of_the_system(&listed(program)?))
+}
+
+/// The same, of what ldd(1) lists.
+fn of_the_system(listed: &str) -> Vec<PathBuf> {
     listed
         .lines()
         .filter_map(|line| {
