@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::bill::{self, Bills};
-use super::{Compression, Release, copy, packages, size, sums, tarball};
+use super::{Compression, Release, copy, packages, portable, size, sums, tarball};
 use crate::kernel::sha256;
+use crate::shell;
 use crate::workspace::{Workspace, emptied, find_program, is_root};
-use crate::{build, shell};
 
 /// Who the verifier runs as: nobody's number on any host.
 const VERIFIER: u32 = 65_532;
@@ -69,19 +69,12 @@ const IMAGES: [Image; 2] = [
 /// Where licences and bills of materials are in an image.
 const DOCUMENTS: &str = "usr/share/doc/ima-cgpath";
 
-/// Makes both images; gives their directory. `programs` are some that [`build::portable`] built before.
+/// Makes both images; gives their directory. `programs` are those that [`portable`] takes.
 pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
     let out = packages(workspace).join("image");
     emptied(&out)?;
     let work = out.join("work");
-    let built = match programs {
-        Some(dir) => dir.to_owned(),
-        None => {
-            let dir = work.join("built");
-            build::portable(workspace, &dir)?;
-            dir
-        }
-    };
+    let built = portable(workspace, programs, &work)?;
     let trees = tarball::pack(
         workspace,
         bills,

@@ -162,6 +162,19 @@ pub fn portable_again(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Where the programs of archives and images are: some that [`build::portable`] built before, or those that
+/// it builds now, below `work`.
+fn portable(workspace: &Workspace, programs: Option<&Path>, work: &Path) -> Result<PathBuf> {
+    match programs {
+        Some(dir) => Ok(dir.to_owned()),
+        None => {
+            let dir = work.join("built");
+            build::portable(workspace, &dir)?;
+            Ok(dir)
+        }
+    }
+}
+
 /// Whether two directories were packed to the same bytes.
 fn same(first: &Path, second: &Path) -> Result<()> {
     let sums = |dir: &Path| {

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::bill::{self, Bills};
-use super::{Compression, Release, copy, lay, packages, size, sums};
+use super::{Compression, Release, copy, lay, packages, portable, size, sums};
 use crate::workspace::{Workspace, emptied};
 use crate::{build, shell};
 
@@ -74,19 +74,12 @@ const COLLECTOR: &[(&str, &str)] = &[
     ("cgpathd-licences.txt", "cgpathd-licences.txt"),
 ];
 
-/// Makes both archives; gives their directory. `programs` are some that [`build::portable`] built before.
+/// Makes both archives; gives their directory. `programs` are those that [`portable`] takes.
 pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
     let out = packages(workspace).join("tar");
     emptied(&out)?;
     let work = out.join("work");
-    let built = match programs {
-        Some(dir) => dir.to_owned(),
-        None => {
-            let dir = work.join("built");
-            build::portable(workspace, &dir)?;
-            dir
-        }
-    };
+    let built = portable(workspace, programs, &work)?;
     let [tools, collector] = pack(workspace, bills, &built, &out, Compression::Small)?;
     try_tools(&tools)?;
     try_collector(&collector)?;
