@@ -167,17 +167,7 @@ impl<'w> Tree<'w> {
             })
             .collect();
         std::fs::write(&self.list, serde_json::to_vec(&values)?)?;
-        let mut command = tools::cargo(self.workspace);
-        command.args([
-            "run",
-            "--quiet",
-            "--locked",
-            "-p",
-            "xtask",
-            "--example",
-            "switches",
-            "--",
-        ]);
+        let mut command = tools::example(self.workspace, "switches");
         command
             .arg(&self.workspace.root)
             .arg(ROOT)
