@@ -9,8 +9,8 @@ use crate::kernel::{self, Stock};
 use crate::scenario::{COLLECTOR, NODE, Site};
 use crate::{Process, Vm, VmBuilder, host, module};
 use anyhow::{Context as _, Result};
+use cgpath_evidence::td;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use vm_protocol::spec::Workload;
 
 /// The only stock kernel here that shows a trust domain's registers.
@@ -150,10 +150,7 @@ impl Domain {
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let file = folder.join("test.json");
         std::fs::write(&file, &self.collateral).with_context(|| format!("writing {}", file.display()))?;
-        vm.command(&[COLLECTOR, "node-key", "-o", "/run/node.key"])
-            .run()?
-            .check()?;
-        let key = hex::encode(Sha256::digest(vm.get("/run/node.key")?));
+        let key = node_key(vm)?;
         let mut command = site.cgpath(&["node", "add", NODE, "--node-key", &key]);
         if self.beside_tpm {
             command.arg("--ak").arg(site.attestation_key(vm)?);
@@ -165,6 +162,22 @@ impl Domain {
             .arg(site.store());
         host::output(&mut command).map(drop)
     }
+}
+
+/// What the node is enrolled by: the fingerprint of its key in this boot, hex.
+///
+/// # Errors
+/// When the collector refuses, or what it gives is no key.
+pub fn node_key(vm: &Vm) -> Result<String> {
+    vm.command(&[COLLECTOR, "node-key", "-o", "/run/node.key"])
+        .run()?
+        .check()?;
+    let public = vm.get("/run/node.key")?;
+    let public = public
+        .as_slice()
+        .try_into()
+        .context("a node key of another length")?;
+    Ok(hex::encode(td::node_key_hash(public)))
 }
 
 /// Ends the quoting service and waits until nothing has the module's device open.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread::ScopedJoinHandle;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use lexopt::prelude::*;
 
 use crate::needs::{self, Consent, Purpose};
@@ -251,6 +251,15 @@ pub fn cargo(workspace: &Workspace) -> Command {
     command
 }
 
+/// Cargo, to run an example of this package, whose arguments come next.
+pub fn example(workspace: &Workspace, name: &str) -> Command {
+    let mut command = cargo(workspace);
+    command
+        .args(["run", "--quiet", "--locked", "-p", "xtask"])
+        .args(["--example", name, "--"]);
+    command
+}
+
 /// What `cargo run` set for this program, which other builds must not see: build scripts would run again.
 fn inherited() -> impl Iterator<Item = std::ffi::OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(|name| {
@@ -286,11 +295,25 @@ fn install(
     Ok(())
 }
 
+/// Where a tool goes in the cache.
+fn tool_root(workspace: &Workspace, name: &str, version: &str) -> PathBuf {
+    workspace.cache.join(format!("tools/{name}-{version}"))
+}
+
+/// A tool in the cache, installed when it is missing there.
+fn provided(workspace: &Workspace, name: &str, version: &str, run: Runner) -> Result<PathBuf> {
+    let root = tool_root(workspace, name, version);
+    let path = root.join("bin").join(name);
+    if !path.is_file() {
+        install(workspace, name, version, &root, run, |_| {})?;
+        ensure!(path.is_file(), "{name} was installed and is not there");
+    }
+    Ok(path)
+}
+
 /// cargo-deny, in the cache or in `PATH`, if it is there.
 pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
-    let cached = workspace
-        .cache
-        .join(format!("tools/cargo-deny-{CARGO_DENY}/bin/cargo-deny"));
+    let cached = tool_root(workspace, "cargo-deny", CARGO_DENY).join("bin/cargo-deny");
     if cached.is_file() {
         Some(cached)
     } else {
@@ -303,12 +326,10 @@ pub fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be built.
 pub fn provide_cargo_deny(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
-    if let Some(path) = cargo_deny(workspace) {
-        return Ok(path);
+    match cargo_deny(workspace) {
+        Some(path) => Ok(path),
+        None => provided(workspace, "cargo-deny", CARGO_DENY, run),
     }
-    let root = workspace.cache.join(format!("tools/cargo-deny-{CARGO_DENY}"));
-    install(workspace, "cargo-deny", CARGO_DENY, &root, run, |_| {})?;
-    cargo_deny(workspace).context("cargo-deny was installed and is not there")
 }
 
 /// cargo-mutants, installed into the cache when it is missing there.
@@ -316,14 +337,7 @@ pub fn provide_cargo_deny(workspace: &Workspace, run: Runner) -> Result<PathBuf>
 /// # Errors
 /// When it cannot be built.
 pub fn provide_cargo_mutants(workspace: &Workspace, run: Runner) -> Result<PathBuf> {
-    let root = workspace
-        .cache
-        .join(format!("tools/cargo-mutants-{CARGO_MUTANTS}"));
-    let path = root.join("bin/cargo-mutants");
-    if !path.is_file() {
-        install(workspace, "cargo-mutants", CARGO_MUTANTS, &root, run, |_| {})?;
-    }
-    Ok(path)
+    provided(workspace, "cargo-mutants", CARGO_MUTANTS, run)
 }
 
 /// Builds the eBPF object when it is stale, and gives its place.
@@ -685,17 +699,7 @@ pub fn book_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
     }
     let to = workspace.target.join("book");
     emptied(&to)?;
-    let mut command = cargo(workspace);
-    command.args([
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "xtask",
-        "--example",
-        "book",
-        "--",
-    ]);
+    let mut command = example(workspace, "book");
     shell::run("the book", command.arg(&workspace.root).arg(&to))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -78,42 +78,11 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
         if !only.is_empty() && !only.iter().any(|name| name == step) {
             continue;
         }
-        if step == "kernel" {
-            good &= kernels(workspace, filter.as_deref(), consent)?;
-            continue;
-        }
-        if step == "repeat" {
-            good &= repeat::repeat(workspace, filter.as_deref())?;
-            continue;
-        }
-        if step == "lives" {
-            good &= seeded::lives(workspace)?;
-            continue;
-        }
-        if step == "stacks" {
-            good &= seeded::stacks(workspace)?;
-            continue;
-        }
-        if step == "mutants" {
-            good &= mutants::mutants(workspace, filter.as_deref())?;
-            continue;
-        }
         let filter = filter.as_deref();
-        if step == "fresh" {
-            good &= fresh::run(workspace, filter, whole)?;
-            continue;
-        }
-        if step == "libfuzzer" {
-            for (name, mut command) in libfuzzer::programs(workspace, filter, seconds)? {
-                good &= kept(workspace, &format!("libfuzzer-{name}"), &mut command)?;
-            }
-            continue;
-        }
-        let mut command = match step {
+        good &= match step {
             "load" => {
                 let mut command = guest_tests(workspace, &["load", "pending", "tdx"], filter)?;
-                command.env("CGPATH_SOAK", "1");
-                command
+                kept(workspace, step, command.env("CGPATH_SOAK", "1"))?
             }
             "service" => {
                 // The service is killed 200 times.
@@ -123,8 +92,21 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
                     .env("CGPATH_SOAK", "1")
                     .arg(filter.unwrap_or("serve::crash::"))
                     .args(["--", "--show-output"]);
-                command
+                kept(workspace, step, &mut command)?
             }
+            "libfuzzer" => {
+                let mut all = true;
+                for (name, mut command) in libfuzzer::programs(workspace, filter, seconds)? {
+                    all &= kept(workspace, &format!("libfuzzer-{name}"), &mut command)?;
+                }
+                all
+            }
+            "kernel" => kernels(workspace, filter, consent)?,
+            "fresh" => fresh::run(workspace, filter, whole)?,
+            "repeat" => repeat::repeat(workspace, filter)?,
+            "lives" => seeded::lives(workspace)?,
+            "stacks" => seeded::stacks(workspace)?,
+            "mutants" => mutants::mutants(workspace, filter)?,
             _ => {
                 // Release: more inputs in the same time; overflows are checked there as well.
                 let mut command = build::cargo(workspace);
@@ -133,10 +115,9 @@ pub fn soak(workspace: &Workspace, mut parser: lexopt::Parser) -> Result<ExitCod
                     .env("FUZZ_SECONDS", seconds.to_string())
                     .args(filter)
                     .args(["--", "--show-output"]);
-                command
+                kept(workspace, step, &mut command)?
             }
         };
-        good &= kept(workspace, step, &mut command)?;
     }
     Ok(if good {
         ExitCode::SUCCESS

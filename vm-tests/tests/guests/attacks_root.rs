@@ -137,6 +137,14 @@ fn comes_to_be(node: &Node, stale: bool) -> Result<bool> {
     Ok(false)
 }
 
+/// A script that unloads the known module and unpacks its file, `$f`, to `path`.
+fn unpacking(path: &str) -> String {
+    format!(
+        "rmmod {GOOD_MODULE}; f=$(modinfo -n {GOOD_MODULE}); \
+         case $f in *.xz) busybox unxz -c $f;; *) cat $f;; esac > {path}"
+    )
+}
+
 fn gather() -> Result<Facts> {
     let begin = Instant::now();
     let dir = tempfile::tempdir()?;
@@ -173,15 +181,15 @@ fn gather() -> Result<Facts> {
     story.after("good module", said)?;
     // The same module with a byte behind its signature: the kernel takes it as one that is not signed.
     let said = node.vm.sh(&format!(
-        "rmmod {GOOD_MODULE}; f=$(modinfo -n {GOOD_MODULE}); case $f in *.xz) busybox unxz -c $f;; *) cat $f;; esac > {EVIL_MODULE};
-         echo >> {EVIL_MODULE}; insmod {EVIL_MODULE} && lsmod | grep {GOOD_MODULE}"
+        "{}; echo >> {EVIL_MODULE}; insmod {EVIL_MODULE} && lsmod | grep {GOOD_MODULE}",
+        unpacking(EVIL_MODULE)
     ))?;
     story.after("evil module", said)?;
 
     // As bytes: the kernel reads no file.
     let said = node.vm.sh(&format!(
-        "rmmod {GOOD_MODULE}; f=$(modinfo -n {GOOD_MODULE}); case $f in *.xz) busybox unxz -c $f;; *) cat $f;; esac > {GOOD_BYTES};
-         cp {GOOD_BYTES} {EVIL_BYTES}; echo >> {EVIL_BYTES}; echo $f"
+        "{}; cp {GOOD_BYTES} {EVIL_BYTES}; echo >> {EVIL_BYTES}; echo $f",
+        unpacking(GOOD_BYTES)
     ))?;
     let digest = |path: &str| -> Result<String> { Ok(Bank::Sha256.hash(&[&node.vm.get(path)?]).to_string()) };
     let bytes = [digest(GOOD_BYTES)?, digest(EVIL_BYTES)?];

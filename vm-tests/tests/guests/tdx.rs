@@ -475,13 +475,7 @@ fn rebooted(node: &Node, domain: &Domain) -> (Verdict, Verdict) {
     replace(node, &[], &accepting);
     let per_boot = node.next().unwrap().verdict;
     // By default the operator enrols it.
-    vm.command(&[COLLECTOR, "node-key", "-o", "/run/node.key"])
-        .run()
-        .unwrap()
-        .check()
-        .unwrap();
-    let public: [u8; td::NODE_KEY_LEN] = vm.get("/run/node.key").unwrap().try_into().unwrap();
-    let key = hex::encode(td::node_key_hash(&public));
+    let key = domain::node_key(vm).unwrap();
     replace(node, &["--node-key", &key], &site.policy_file());
     let enrolled = node.fresh().unwrap().verdict;
     kill(&process);
@@ -504,7 +498,8 @@ fn beside_a_tpm(node: &mut Node, alone: &Domain) -> (Verdict, [Verdict; 2]) {
     node.vm.put(CONFIG, config.as_bytes(), 0o644).unwrap();
     let site = &node.site;
     let policy = std::fs::read_to_string(site.policy_file()).unwrap();
-    let policy = policy.replace(alone.anchors(), both.anchors()) + "dangerous-boot-not-judged: true\n";
+    let policy = policy.replace(alone.anchors(), both.anchors());
+    let policy = policy.replace(&alone.policy(), &both.policy());
     std::fs::write(site.policy_file(), policy).unwrap();
     host::output(site.cgpath(&["node", "rm", NODE, "--store"]).arg(site.store())).unwrap();
     node.plan.domain = Some(both);

@@ -10,19 +10,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::bill::Bills;
-use super::{PROGRAMS, Release, copy, lay, names, size, sums};
+use super::{Compression, PROGRAMS, Release, copy, lay, names, size, sums};
 use crate::kernel::{MAIL, NAME};
 use crate::shell;
 use crate::workspace::{Workspace, emptied, find_program};
-
-/// How much time is spent on small packages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// For users: dpkg-deb's own, xz.
-    Small,
-    /// For tests.
-    Quick,
-}
 
 /// The units, and under which name debhelper takes them.
 const UNITS: [(&str, &str); 2] = [

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::bill::{self, Bills};
-use super::{Release, copy, packages, size, sums, tarball};
+use super::{Compression, Release, copy, packages, portable, size, sums, tarball};
 use crate::kernel::sha256;
+use crate::shell;
 use crate::workspace::{Workspace, emptied, find_program, is_root};
-use crate::{build, shell};
 
 /// Who the verifier runs as: nobody's number on any host.
 const VERIFIER: u32 = 65_532;
@@ -69,21 +69,20 @@ const IMAGES: [Image; 2] = [
 /// Where licences and bills of materials are in an image.
 const DOCUMENTS: &str = "usr/share/doc/ima-cgpath";
 
-/// Makes both images; gives their directory. `programs` are some that [`build::portable`] built before.
+/// Makes both images; gives their directory. `programs` are those that [`portable`] takes.
 pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
     let out = packages(workspace).join("image");
     emptied(&out)?;
     let work = out.join("work");
-    let built = match programs {
-        Some(dir) => dir.to_owned(),
-        None => {
-            let dir = work.join("built");
-            build::portable(workspace, &dir)?;
-            dir
-        }
-    };
-    let trees = tarball::pack(workspace, bills, &built, &work.join("archives"))?;
-    pack(workspace, &trees, &built.join("cgpath"), &out)?;
+    let built = portable(workspace, programs, &work)?;
+    let trees = tarball::pack(
+        workspace,
+        bills,
+        &built,
+        &work.join("archives"),
+        Compression::Small,
+    )?;
+    pack(workspace, &trees, &built.join("cgpath"), &out, Compression::Small)?;
     for image in &IMAGES {
         run(&root(&out, image), image.program)?;
     }
@@ -94,13 +93,19 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
 
 /// Both images of the trees that [`tarball::pack`] gives, read back by `reader`, a `cgpath`; what they are
 /// made of stays below `work` in `out`.
-pub fn pack(workspace: &Workspace, trees: &[PathBuf; 2], reader: &Path, out: &Path) -> Result<()> {
+pub fn pack(
+    workspace: &Workspace,
+    trees: &[PathBuf; 2],
+    reader: &Path,
+    out: &Path,
+    compression: Compression,
+) -> Result<()> {
     let release = Release::of(workspace)?;
     for (image, tree) in IMAGES.iter().zip(trees) {
         let root = root(out, image);
         plant(image, tree, &root)?;
         let file = out.join(format!("{}-{}-x86_64.oci.tar", image.name, release.full));
-        let manifest = layout(image, &release, &root, &file)?;
+        let manifest = layout(image, &release, &root, &file, compression)?;
         size(image.name, &file)?;
         read_back(reader, image, &root, &file)?;
         match find_program("skopeo") {
@@ -126,7 +131,7 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         copy(&tree.join(&name), &root.join(place).join(&name))?;
     }
     let mut owners: BTreeSet<bill::Debian> = BTreeSet::new();
-    for path in of_the_system(&root.join(image.program))? {
+    for path in tarball::system_of(&root.join(image.program))? {
         let real = path
             .canonicalize()
             .with_context(|| format!("looking for {}", path.display()))?;
@@ -139,18 +144,6 @@ fn plant(image: &Image, tree: &Path, root: &Path) -> Result<()> {
         std::fs::create_dir_all(root.join(dir))?;
     }
     Ok(())
-}
-
-/// The loader and the C library of a program, by the paths at which it finds them; none of a static one.
-fn of_the_system(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("starting ldd")?;
-    if !output.status.success() {
-        return Ok(Vec::new());
-    }
-    Ok(tarball::of_the_system(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// A blob of a layout: writes it, and gives its descriptor.
@@ -191,14 +184,20 @@ fn layer(image: &Image, release: &Release, root: &Path) -> Result<PathBuf> {
 
 /// Writes an image's layout as an archive; gives the manifest's digest. Source: OCI image specification 1.0,
 /// `image-layout.md`, `manifest.md`, `config.md`.
-fn layout(image: &Image, release: &Release, root: &Path, file: &Path) -> Result<String> {
+fn layout(
+    image: &Image,
+    release: &Release,
+    root: &Path,
+    file: &Path,
+    compression: Compression,
+) -> Result<String> {
     let dir = root.with_extension("layout");
     emptied(&dir)?;
     std::fs::create_dir_all(dir.join("blobs/sha256"))?;
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
     let unpacked = layer(image, release, root)?;
     let diff_id = format!("sha256:{}", sha256(&read(&unpacked)?)?);
-    let packed = read(&tarball::gzip(&unpacked)?)?;
+    let packed = read(&tarball::gzip(&unpacked, compression)?)?;
     let layer = blob(&dir, "application/vnd.oci.image.layer.v1.tar+gzip", &packed)?;
     let made = release.date("+%Y-%m-%dT%H:%M:%SZ")?;
     let config = blob(

@@ -24,6 +24,15 @@ use crate::{build, help, shell};
 /// The programs that are shipped, and the section of their manual.
 const PROGRAMS: [(&str, u8); 2] = [("cgpath", 1), ("cgpathd", 8)];
 
+/// How much time is spent on small packages, archives and images.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    /// For users: dpkg-deb's own, xz, and gzip at its best.
+    Small,
+    /// For tests.
+    Quick,
+}
+
 /// What can be made.
 const KINDS: [&str; 3] = ["deb", "tar", "image"];
 
@@ -69,10 +78,10 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
             "deb" => {
                 let out = packages(workspace).join("deb");
                 match &programs {
-                    Some(dir) => deb::pack(workspace, &bills, dir, &out, deb::Compression::Quick)?,
+                    Some(dir) => deb::pack(workspace, &bills, dir, &out, Compression::Quick)?,
                     None => {
                         let dir = build::shipped(workspace)?;
-                        deb::pack(workspace, &bills, &dir, &out, deb::Compression::Small)?
+                        deb::pack(workspace, &bills, &dir, &out, Compression::Small)?
                     }
                 }
                 deb::check(&out)?;
@@ -100,7 +109,7 @@ fn pack_tried(workspace: &Workspace, folder: &str) -> Result<PathBuf> {
     let programs = workspace.target.join("debug");
     let out = packages(workspace).join(folder);
     let bills = Bills::read(workspace)?;
-    deb::pack(workspace, &bills, &programs, &out, deb::Compression::Quick)?;
+    deb::pack(workspace, &bills, &programs, &out, Compression::Quick)?;
     Ok(out)
 }
 
@@ -127,8 +136,20 @@ pub fn portable_again(workspace: &Workspace) -> Result<()> {
     let [first, second] = folders.map(|folder| packages(workspace).join(folder));
     for out in [&first, &second] {
         emptied(out)?;
-        let trees = tarball::pack(workspace, &Bills::read(workspace)?, &programs, out)?;
-        image::pack(workspace, &trees, &programs.join("cgpath"), out)?;
+        let trees = tarball::pack(
+            workspace,
+            &Bills::read(workspace)?,
+            &programs,
+            out,
+            Compression::Quick,
+        )?;
+        image::pack(
+            workspace,
+            &trees,
+            &programs.join("cgpath"),
+            out,
+            Compression::Quick,
+        )?;
         image::run_verifier(out)?;
         let work = out.join("work");
         std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
@@ -139,6 +160,19 @@ pub fn portable_again(workspace: &Workspace) -> Result<()> {
         std::fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
     }
     Ok(())
+}
+
+/// Where the programs of archives and images are: some that [`build::portable`] built before, or those that
+/// it builds now, below `work`.
+fn portable(workspace: &Workspace, programs: Option<&Path>, work: &Path) -> Result<PathBuf> {
+    match programs {
+        Some(dir) => Ok(dir.to_owned()),
+        None => {
+            let dir = work.join("built");
+            build::portable(workspace, &dir)?;
+            Ok(dir)
+        }
+    }
 }
 
 /// Whether two directories were packed to the same bytes.

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::bill::{self, Bills};
-use super::{Release, copy, lay, packages, size, sums};
+use super::{Compression, Release, copy, lay, packages, portable, size, sums};
 use crate::workspace::{Workspace, emptied};
 use crate::{build, shell};
 
@@ -74,20 +74,13 @@ const COLLECTOR: &[(&str, &str)] = &[
     ("cgpathd-licences.txt", "cgpathd-licences.txt"),
 ];
 
-/// Makes both archives; gives their directory. `programs` are some that [`build::portable`] built before.
+/// Makes both archives; gives their directory. `programs` are those that [`portable`] takes.
 pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Result<PathBuf> {
     let out = packages(workspace).join("tar");
     emptied(&out)?;
     let work = out.join("work");
-    let built = match programs {
-        Some(dir) => dir.to_owned(),
-        None => {
-            let dir = work.join("built");
-            build::portable(workspace, &dir)?;
-            dir
-        }
-    };
-    let [tools, collector] = pack(workspace, bills, &built, &out)?;
+    let built = portable(workspace, programs, &work)?;
+    let [tools, collector] = pack(workspace, bills, &built, &out, Compression::Small)?;
     try_tools(&tools)?;
     try_collector(&collector)?;
     std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
@@ -97,7 +90,13 @@ pub fn make(workspace: &Workspace, bills: &Bills, programs: Option<&Path>) -> Re
 
 /// Both archives, of the tools and of the collector; gives where each was unpacked again and found whole,
 /// below `work` in `out`. Neither program is run.
-pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> Result<[PathBuf; 2]> {
+pub fn pack(
+    workspace: &Workspace,
+    bills: &Bills,
+    built: &Path,
+    out: &Path,
+    compression: Compression,
+) -> Result<[PathBuf; 2]> {
     let release = Release::of(workspace)?;
     let work = out.join("work");
     let source = work.join("source");
@@ -113,7 +112,7 @@ pub fn pack(workspace: &Workspace, bills: &Bills, built: &Path, out: &Path) -> R
     let unpacked = work.join("unpacked");
     std::fs::create_dir_all(&unpacked)?;
     for name in [&tools, &collector] {
-        archive(&trees, name, &release, out)?;
+        archive(&trees, name, &release, out, compression)?;
         let file = out.join(format!("{name}.tar.gz"));
         size(name, &file)?;
         let mut tar = Command::new("tar");
@@ -192,13 +191,20 @@ impl Library {
     }
 }
 
+/// What ldd(1) lists of a program; nothing where it fails, as it does of a static one.
+fn listed(program: &Path) -> Result<String> {
+    let mut ldd = Command::new("ldd");
+    let output = ldd.arg(program).output().context("starting ldd")?;
+    if !output.status.success() {
+        return Ok(String::new());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Whether ldd(1) finds no library that a program is linked with: it fails, or says so of one that can be
 /// loaded anywhere.
 fn is_static(program: &Path) -> Result<bool> {
-    let mut ldd = Command::new("ldd");
-    let output = ldd.arg(program).output().context("starting ldd")?;
-    let listed = String::from_utf8_lossy(&output.stdout);
-    Ok(!output.status.success() || lists_nothing(&listed))
+    Ok(lists_nothing(&listed(program)?))
 }
 
 fn lists_nothing(listed: &str) -> bool {
@@ -224,8 +230,13 @@ fn inside(program: &Path) -> Result<BTreeSet<bill::Debian>> {
         .collect()
 }
 
-/// The loader and the C library of a program, by the paths at which ldd(1) finds them.
-pub fn of_the_system(listed: &str) -> Vec<PathBuf> {
+/// The loader and the C library of a program, by the paths at which it finds them; none of a static one.
+pub fn system_of(program: &Path) -> Result<Vec<PathBuf>> {
+    Ok(of_the_system(&listed(program)?))
+}
+
+/// The same, of what ldd(1) lists.
+fn of_the_system(listed: &str) -> Vec<PathBuf> {
     listed
         .lines()
         .filter_map(|line| {
@@ -267,12 +278,12 @@ fn libraries(program: &Path, tree: &Path) -> Result<Vec<Library>> {
 }
 
 /// An archive of a directory.
-fn archive(trees: &Path, name: &str, release: &Release, out: &Path) -> Result<()> {
+fn archive(trees: &Path, name: &str, release: &Release, out: &Path, compression: Compression) -> Result<()> {
     let file = out.join(format!("{name}.tar"));
     let mut options = ROOTS.to_vec();
     options.push("--create");
     tar(release, trees, &[name], &options, &file)?;
-    gzip(&file)?;
+    gzip(&file, compression)?;
     Ok(())
 }
 
@@ -295,9 +306,13 @@ pub fn tar(release: &Release, dir: &Path, entries: &[&str], options: &[&str], fi
 }
 
 /// Packs a file, which is replaced; gives the new one. The same bytes for the same content.
-pub fn gzip(file: &Path) -> Result<PathBuf> {
+pub fn gzip(file: &Path, compression: Compression) -> Result<PathBuf> {
+    let level = match compression {
+        Compression::Small => "--best",
+        Compression::Quick => "--fast",
+    };
     let mut gzip = Command::new("gzip");
-    shell::output(gzip.args(["--no-name", "--best", "--force"]).arg(file))?;
+    shell::output(gzip.args(["--no-name", level, "--force"]).arg(file))?;
     let mut packed = file.as_os_str().to_owned();
     packed.push(".gz");
     Ok(packed.into())

@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 use crate::{build as tools, shell};
 
 use super::log::{Log, Outcome};
-use super::{Mutant, PACKAGE, ROOT, SOURCES, list_file};
+use super::{Mutant, PACKAGE, ROOT, SOURCES};
 
 /// So many times switches that do not compile are taken out: each stage of the compiler has errors of its
 /// own.
@@ -37,6 +37,7 @@ pub struct Tree<'w> {
     dir: PathBuf,
     /// Its own, for cargo takes a package of the copy for that of the repository.
     target: PathBuf,
+    /// What the switches' program takes its mutants from.
     list: PathBuf,
     /// Files of the repository.
     files: Vec<String>,
@@ -83,7 +84,7 @@ impl<'w> Tree<'w> {
             workspace,
             dir,
             target: folder.join("target"),
-            list: list_file(folder),
+            list: folder.join("list.json"),
             files,
         })
     }
@@ -108,7 +109,7 @@ impl<'w> Tree<'w> {
     /// # Errors
     /// When something does not compile that belongs to no switch.
     pub fn switch(&self, mutants: &[Mutant], log: &mut Log) -> Result<Vec<Program>> {
-        for mutant in mutants.iter().filter(|mutant| mutant.is_opaque) {
+        for mutant in mutants.iter().filter(|mutant| mutant.is_opaque()) {
             log.leave_alone(mutant)?;
         }
         for _ in 0..ROUNDS {
@@ -166,17 +167,7 @@ impl<'w> Tree<'w> {
             })
             .collect();
         std::fs::write(&self.list, serde_json::to_vec(&values)?)?;
-        let mut command = tools::cargo(self.workspace);
-        command.args([
-            "run",
-            "--quiet",
-            "--locked",
-            "-p",
-            "xtask",
-            "--example",
-            "switches",
-            "--",
-        ]);
+        let mut command = tools::example(self.workspace, "switches");
         command
             .arg(&self.workspace.root)
             .arg(ROOT)

@@ -3,7 +3,7 @@
 //! Promise: a line counts for the sources that it states: what was killed, or does not compile, is known as
 //! long as the code is the same; what survived is tried again with other tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -57,9 +57,9 @@ pub struct Log {
     tests: String,
     known: BTreeMap<String, Outcome>,
     /// Mutants that have no switch, and may compile by themselves.
-    alone: Vec<String>,
+    alone: BTreeSet<String>,
     /// Mutants that survived the tests of short modules.
-    survivors: Vec<String>,
+    survivors: BTreeSet<String>,
 }
 
 impl Log {
@@ -78,8 +78,8 @@ impl Log {
             code,
             tests,
             known: BTreeMap::new(),
-            alone: Vec::new(),
-            survivors: Vec::new(),
+            alone: BTreeSet::new(),
+            survivors: BTreeSet::new(),
         };
         for line in text
             .lines()
@@ -98,10 +98,10 @@ impl Log {
             return;
         }
         if line["outcome"] == "alone" {
-            self.alone.push(name.to_owned());
+            self.alone.insert(name.to_owned());
         }
         if line["outcome"] == "survivor" && line["tests"] == self.tests.as_str() {
-            self.survivors.push(name.to_owned());
+            self.survivors.insert(name.to_owned());
         }
         let Some(outcome) = Outcome::of(line) else { return };
         if outcome != Outcome::Missed || line["tests"] == self.tests.as_str() {
@@ -118,20 +118,18 @@ impl Log {
 
     /// Notes that a mutant has no switch.
     pub fn leave_alone(&mut self, mutant: &Mutant) -> Result<()> {
-        if self.is_alone(&mutant.name) {
+        if !self.alone.insert(mutant.name.clone()) {
             return Ok(());
         }
-        self.alone.push(mutant.name.clone());
         self.write(&mutant.name, "alone", "", Duration::ZERO)
     }
 
     /// Notes that a mutant survived the tests of short modules.
     pub fn survived(&mut self, mutant: &Mutant, took: Duration) -> Result<()> {
-        if self.is_survivor(&mutant.name) {
+        if !self.survivors.insert(mutant.name.clone()) {
             return Ok(());
         }
         println!("survivor {}", mutant.name);
-        self.survivors.push(mutant.name.clone());
         self.write(&mutant.name, "survivor", "", took)
     }
 
@@ -160,11 +158,11 @@ impl Log {
     }
 
     pub fn is_survivor(&self, name: &str) -> bool {
-        self.survivors.iter().any(|survivor| survivor == name)
+        self.survivors.contains(name)
     }
 
     pub fn is_alone(&self, name: &str) -> bool {
-        self.alone.iter().any(|alone| alone == name)
+        self.alone.contains(name)
     }
 }
 
@@ -183,7 +181,6 @@ mod tests {
             number: 0,
             file: String::new(),
             name: name.to_owned(),
-            is_opaque: false,
             value: Value::Null,
         };
         let mut log = open("1", "1");

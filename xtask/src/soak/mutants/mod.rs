@@ -12,7 +12,6 @@ mod log;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -66,10 +65,17 @@ struct Mutant {
     /// As cargo-mutants has it, without line and column, so that it keeps its name while lines move; the
     /// second one of a name has ` #2` behind it.
     name: String,
+    /// As cargo-mutants says it.
+    value: Value,
+}
+
+impl Mutant {
     /// Whether it gives another value in place of one of which the function states only traits: beside the
     /// function's own value that does not compile, in its place it may.
-    is_opaque: bool,
-    value: Value,
+    fn is_opaque(&self) -> bool {
+        let returned = self.value["function"]["return_type"].as_str();
+        returned.is_some_and(|returned| returned.contains("impl "))
+    }
 }
 
 /// Tries what is still to be tried; whether every mutant that was tried is killed or listed.
@@ -164,14 +170,11 @@ fn list(workspace: &Workspace) -> Result<Vec<Mutant>> {
         } else {
             name
         };
-        let returned = value["function"]["return_type"].as_str().unwrap_or_default();
-        let is_opaque = returned.contains("impl ");
         value["number"] = number.into();
         mutants.push(Mutant {
             number,
             file,
             name,
-            is_opaque,
             value,
         });
     }
@@ -265,11 +268,6 @@ fn conclude(mutants: &[Mutant], accepted: &Accepted, log: &Log, filter: Option<&
     survivors.is_empty() && needless.is_empty() && gone.is_empty()
 }
 
-/// Where the switches' program takes its list from.
-fn list_file(folder: &std::path::Path) -> PathBuf {
-    folder.join("list.json")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,7 +278,6 @@ mod tests {
             number: 0,
             file,
             name: name.to_owned(),
-            is_opaque: false,
             value: Value::Null,
         }
     }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -57,8 +58,8 @@ struct Test {
     name: String,
     /// Processor time.
     seconds: f64,
-    /// The switches that it comes by.
-    reached: BTreeSet<u64>,
+    /// The switches that it comes by, thousands: each mutant has a list of tests.
+    reached: Rc<BTreeSet<u64>>,
 }
 
 /// See the module.
@@ -98,7 +99,7 @@ impl Trials {
             .filter_map(|line| Some((line["test"].as_str()?.to_owned(), line)))
             .collect();
         let mut trials = Self {
-            programs: Vec::new(),
+            programs,
             early: Vec::new(),
             late: Vec::new(),
             unknown: Vec::new(),
@@ -107,7 +108,7 @@ impl Trials {
             folder: folder.to_owned(),
             reached: File::options().create(true).append(true).open(&path)?,
         };
-        for (place, program) in programs.iter().enumerate() {
+        for (place, program) in trials.programs.iter().enumerate() {
             for name in program.tests(|_| true, None)? {
                 let is_late = LATE.contains(&name.split("::").next().unwrap_or_default());
                 match known.get(&name).and_then(|line| Test::of(place, line)) {
@@ -115,13 +116,12 @@ impl Trials {
                     Some(test) => trials.early.push(test),
                     None if is_late => trials.unknown.push((place, name)),
                     None => {
-                        let test = trials.measure(program, place, name)?;
+                        let test = trials.measure(place, name)?;
                         trials.early.push(test);
                     }
                 }
             }
         }
-        trials.programs = programs;
         Ok(trials)
     }
 
@@ -131,7 +131,7 @@ impl Trials {
     /// When a test cannot be started.
     pub fn early(&mut self, mutant: &Mutant) -> Result<Option<Outcome>> {
         let tests = reaching(&self.early, mutant);
-        self.run(mutant, tests, None, Some(mutant.number))
+        self.run(mutant, tests, None)
     }
 
     /// Tries one that survived those with the tests of long modules.
@@ -140,17 +140,14 @@ impl Trials {
     /// When a test cannot be started, or fails without a mutant.
     pub fn late(&mut self, mutant: &Mutant) -> Result<Outcome> {
         let tests = reaching(&self.late, mutant);
-        if let Some(outcome) = self.run(mutant, tests, None, Some(mutant.number))? {
+        if let Some(outcome) = self.run(mutant, tests, None)? {
             return Ok(outcome);
         }
         while let Some((place, name)) = self.unknown.pop() {
-            let programs = std::mem::take(&mut self.programs);
-            let test = self.measure(&programs[place], place, name);
-            self.programs = programs;
-            let test = test?;
+            let test = self.measure(place, name)?;
             let tests = reaching(std::slice::from_ref(&test), mutant);
             self.late.push(test);
-            if let Some(outcome) = self.run(mutant, tests, None, Some(mutant.number))? {
+            if let Some(outcome) = self.run(mutant, tests, None)? {
                 return Ok(outcome);
             }
         }
@@ -166,7 +163,7 @@ impl Trials {
             program: *program,
             name: name.clone(),
             seconds: UNKNOWN,
-            reached: BTreeSet::new(),
+            reached: Rc::default(),
         });
         let tests = self
             .early
@@ -175,24 +172,27 @@ impl Trials {
             .cloned()
             .chain(unknown)
             .collect();
-        let outcome = self.run(mutant, tests, Some(programs), None)?;
+        let outcome = self.run(mutant, tests, Some(programs))?;
         Ok(outcome.unwrap_or(Outcome::Missed))
     }
 
+    /// `None` if the mutant survives these tests. It has a switch, or is all that `alone` holds.
     fn run(
         &mut self,
         mutant: &Mutant,
         tests: Vec<Test>,
-        programs: Option<&[Program]>,
-        number: Option<u64>,
+        alone: Option<&[Program]>,
     ) -> Result<Option<Outcome>> {
         let kills = |test: &Test| {
             let key = (mutant.file.clone(), test.name.clone());
             self.kills.get(&key).copied().unwrap_or_default()
         };
         for group in groups(tests, kills) {
-            let programs = programs.unwrap_or(&self.programs);
-            let outcome = match run_group(programs, &group, number)? {
+            let run = match alone {
+                Some(programs) => run_group(programs, &group, None),
+                None => run_group(&self.programs, &group, Some(mutant.number)),
+            };
+            let outcome = match run? {
                 End::Passed => continue,
                 End::Failed(test) => {
                     *self.kills.entry((mutant.file.clone(), test.clone())).or_default() += 1;
@@ -206,9 +206,9 @@ impl Trials {
     }
 
     /// Runs a test without a mutant, and keeps what is seen of it.
-    fn measure(&mut self, program: &Program, place: usize, name: String) -> Result<Test> {
-        let test = Test::measure(place, program, name, &self.folder.join("seen"))?;
-        writeln!(self.reached, "{}", test.line(&self.code))?;
+    fn measure(&self, place: usize, name: String) -> Result<Test> {
+        let test = Test::measure(place, &self.programs[place], name, &self.folder.join("seen"))?;
+        writeln!(&self.reached, "{}", test.line(&self.code))?;
         Ok(test)
     }
 }
@@ -324,12 +324,12 @@ impl Test {
             program,
             name: line["test"].as_str()?.to_owned(),
             seconds: line["seconds"].as_f64()?,
-            reached: reached.collect::<Option<_>>()?,
+            reached: Rc::new(reached.collect::<Option<_>>()?),
         })
     }
 
     fn line(&self, code: &str) -> Value {
-        json!({ "code": code, "test": self.name, "seconds": self.seconds, "reached": self.reached })
+        json!({ "code": code, "test": self.name, "seconds": self.seconds, "reached": *self.reached })
     }
 
     fn measure(place: usize, program: &Program, name: String, seen: &Path) -> Result<Self> {
@@ -354,13 +354,13 @@ impl Test {
         let reached = text
             .lines()
             .map(str::parse)
-            .collect::<Result<_, _>>()
+            .collect::<Result<BTreeSet<u64>, _>>()
             .context("what was seen")?;
         Ok(Self {
             program: place,
             name,
             seconds,
-            reached,
+            reached: Rc::new(reached),
         })
     }
 }
@@ -383,7 +383,7 @@ mod tests {
             program,
             name: name.to_owned(),
             seconds,
-            reached: BTreeSet::new(),
+            reached: Rc::default(),
         }
     }
 
