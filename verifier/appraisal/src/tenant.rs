@@ -14,9 +14,7 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 use crate::accept::Waivers;
 use crate::anchors::{Anchors, Said};
 use crate::appraise::Unusable;
-use crate::inputs::context::{
-    CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext, TdState,
-};
+use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
 use crate::inputs::decoded;
 use crate::inputs::kept::{Kept, Lines};
 use crate::inputs::round::Round;
@@ -266,7 +264,7 @@ impl Case<'_> {
             (Ok(_), Some(State::Pending)) => Some(NOTHING_RAN.to_owned()),
             (Ok(_), _) => None,
         };
-        let state = match (failed, is_quoted, replayed, &chained) {
+        let state = match (failed, is_quoted, &replayed, &chained) {
             (false, true, Some(replayed), Some(chained)) => {
                 Some(self.remember(&said, replayed, chained, partition))
             }
@@ -748,38 +746,19 @@ impl Case<'_> {
     fn remember(
         &self,
         said: &Said,
-        covered: Coverage,
+        covered: &Coverage,
         chained: &Chained,
         partition: Option<SealedPartition>,
     ) -> TenantState {
-        let quoted = said.tpm.as_ref();
         TenantState {
             pod: self.pod,
             node: NodeState {
-                ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
-                boot_id: self.bundle.boot_id,
                 checkpoint: Some(CheckpointState {
                     number: chained.last.checkpoint.number,
                     digest: chained.last.digest(),
                     partitions: Vec::new(),
                 }),
-                covered: covered.entries as u64,
-                pcrs: covered.pcrs,
-                reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
-                restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
-                clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
-                time: self.context.now,
-                unsealed: Vec::new(),
-                held: Vec::new(),
-                kexecs: Vec::new(),
-                impostors: Vec::new(),
-                td: said.td.as_ref().zip(covered.bound).map(|(td, bound)| TdState {
-                    node_key: td.node_key,
-                    list: bound.value(),
-                    evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
-                }),
-                waiting: Vec::new(),
-                believed: true,
+                ..said.remember(self.bundle.boot_id, self.context.now, covered)
             },
             checkpoint_key: chained.key.clone(),
             predates: chained.predates,
