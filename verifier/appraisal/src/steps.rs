@@ -443,7 +443,6 @@ impl Case<'_, '_> {
             pod_info: round.pods,
             named: self.called,
             predating: scene.chain.predating(),
-            is_whole: true,
             provenance: scene.provenance,
             policy,
             waivers: &in_force,

@@ -240,13 +240,7 @@ impl Case<'_> {
             .and_then(|chained| self.partition(&chained.last.checkpoint, followed, &mut findings));
         let quoted_banks = said.tpm.as_ref().map_or(&[][..], |quoted| &quoted.banks);
         let predates = chained.as_ref().is_some_and(|chained| chained.predates);
-        let mut verdict = self.contents(quoted_banks, covered, !predates, &mut findings);
-        if let Some(pod) = &mut verdict
-            && predates
-            && pod.state == State::Trusted
-        {
-            pod.state = State::PredatesCollector;
-        }
+        let verdict = self.contents(quoted_banks, covered, predates, &mut findings);
         let own = verdict.as_ref().map(|pod| pod.state);
         let full = self.full_verifier(own, &mut findings, &mut notes);
         let failed = findings.has_failure();
@@ -675,7 +669,7 @@ impl Case<'_> {
         &self,
         banks: &[Bank],
         covered: usize,
-        is_whole: bool,
+        predates: bool,
         findings: &mut Findings,
     ) -> Option<PodVerdict> {
         let bundle = self.bundle;
@@ -716,11 +710,16 @@ impl Case<'_> {
         let mut called = Called::default();
         called.step(&records, self.policy);
         findings.absorb(called.malformed());
+        // One without a record has no verdict of its own, however old it is.
+        let predating = if predates && !bundle.records.is_empty() {
+            core::slice::from_ref(&self.pod)
+        } else {
+            &[]
+        };
         let names = Names {
             pod_info: &[],
             named: &called,
-            predating: &[],
-            is_whole,
+            predating,
             provenance: Provenance::Observed,
             policy: self.policy,
             waivers: &waivers,
