@@ -13,7 +13,7 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
 use crate::accept::Waivers;
 use crate::anchors::{Anchors, Said};
-use crate::appraise::Unusable;
+use crate::appraise::{Unusable, asks, has_key};
 use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
 use crate::inputs::decoded;
 use crate::inputs::kept::{Kept, Lines};
@@ -43,7 +43,7 @@ use cgpath_evidence::{
     td::ListChain,
     tpm::Attest,
 };
-use cgpath_policy::{Anchor, Policy};
+use cgpath_policy::Policy;
 use p256::ecdsa::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -115,23 +115,18 @@ pub fn verify(
     context: &TenantContext,
 ) -> Result<TenantVerdict, Unusable> {
     context.key.check()?;
-    if let ExpectedNonce::Value(nonce) = &context.nonce
-        && !(crate::appraise::MIN_NONCE_LEN..=crate::appraise::MAX_NONCE_LEN).contains(&nonce.len())
-    {
-        return Err(Unusable::Nonce { len: nonce.len() });
-    }
+    asks(&context.nonce)?;
     if bundle.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(bundle.version));
     }
-    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
-        return Err(Unusable::NoKey);
-    }
-    let answered = answered(bundle, policy, &context.nonce);
+    has_key(&context.key, policy)?;
+    let anchors = Anchors::of(policy);
+    let answered = answered(bundle, anchors, &context.nonce);
     let case = Case {
         bundle,
         pod,
         policy,
-        anchors: Anchors::of(policy),
+        anchors,
         context,
         nonce: answered.as_ref().map_or(&context.nonce, |(nonce, _)| nonce),
     };
@@ -148,14 +143,14 @@ pub fn verify(
 /// after that one was drawn, as if it were the quoted one itself.
 fn answered(
     bundle: &TenantBundle,
-    policy: &Policy,
+    anchors: Anchors<'_>,
     expected: &ExpectedNonce,
 ) -> Option<(ExpectedNonce, usize)> {
     let ExpectedNonce::Value(own) = expected else {
         return None;
     };
     let opening = Opening::from_bytes(bundle.opening.as_deref()?).ok()?;
-    let quoted = if Anchors::of(policy).has_pcr {
+    let quoted = if anchors.has_pcr {
         Attest::parse(&bundle.quote.tpm.as_ref()?.attest).ok()?.extra_data
     } else {
         bundle.quote.td.as_ref()?.nonce.clone()
