@@ -201,8 +201,7 @@ impl Case<'_> {
             log: None,
             command_line: None,
         });
-        let files = [bundle.last.clone()];
-        let round = self.round(boot.as_ref(), &files);
+        let round = self.round(boot.as_ref(), core::slice::from_ref(&bundle.last));
         let said = Said::of(&round, self.anchors, &asked, &mut findings);
         let is_quoted = said.is_whole(self.anchors);
         let relation = if is_quoted {
