@@ -8,8 +8,8 @@
 //! `cgpath_appraisal::tenant`).
 
 use crate::{
-    Bank, Checkpoint, Digest, Entry, EntryHash, Error, EventKind, Evidence, PartitionKey, PodUid, Quote,
-    Quotes, Record, Result, SealedCheckpoint,
+    Bank, Checkpoint, Digest, Entry, Error, EventKind, Evidence, PartitionKey, PodUid, Quote, Quotes, Record,
+    Result, SealedCheckpoint,
     boot::Registers,
     checkpoint::number_from_path,
     evidence::lists,
@@ -183,6 +183,13 @@ pub enum ProveError {
     },
 }
 
+/// What cannot be read, where it is the list.
+const LIST: &str = "the measurement list";
+
+fn unreadable(what: &'static str) -> impl FnOnce(Error) -> ProveError {
+    move |source| ProveError::Unreadable { what, source }
+}
+
 /// Whether a record says that IMA held an entry for what was measured: added now, or there before (-17,
 /// EEXIST).
 pub fn is_of_entry(record: &Record) -> bool {
@@ -233,18 +240,10 @@ fn bound(list: &[Entry], last: &Checkpoint) -> Result<usize, ProveError> {
 
 /// An entry's hash in its place.
 fn hashed(index: usize, entry: &Entry) -> Result<Entry, ProveError> {
-    let unreadable = |source| ProveError::Unreadable {
-        what: "the measurement list",
-        source,
-    };
     match entry {
-        Entry::Full(record) => Ok(Entry::Opaque {
-            pcr: ListEntry::from_canonical(index as u64, record.as_slice())
-                .map_err(unreadable)?
-                .pcr(),
-            digests: Vec::new(),
-            hash: Some(Box::new(EntryHash::of(record))),
-        }),
+        Entry::Full(record) => ListEntry::from_canonical(index as u64, record.as_slice())
+            .map(|whole| whole.to_hashed())
+            .map_err(unreadable(LIST)),
         Entry::Opaque { hash: Some(_), .. } => Ok(entry.clone()),
         Entry::Opaque { hash: None, .. } => Err(ProveError::Redacted { index }),
     }
@@ -297,7 +296,6 @@ fn begin(from: u64, covered: usize) -> Result<usize, ProveError> {
 impl Shown {
     /// Of what PCR 10 covers.
     fn by_pcr(evidence: &Evidence, quote: &Quote, last: &Checkpoint, from: u64) -> Result<Shown, ProveError> {
-        let unreadable = |what| move |source| ProveError::Unreadable { what, source };
         let attest = Attest::parse(&quote.attest).map_err(unreadable("the quote"))?;
         let quoted = QuotedRegisters::strict(&attest, evidence.registers())?;
         let banks: Vec<Bank> = quoted.banks().collect();
@@ -310,8 +308,8 @@ impl Shown {
                 list.push(entry.clone());
                 continue;
             };
-            let whole = ListEntry::from_canonical(index as u64, record.as_slice())
-                .map_err(unreadable("the measurement list"))?;
+            let whole =
+                ListEntry::from_canonical(index as u64, record.as_slice()).map_err(unreadable(LIST))?;
             match anchored(&whole, &evidence.checkpoints) {
                 Some(number) => {
                     is_anchored |= number == last.number;
@@ -339,10 +337,7 @@ impl Shown {
         let entries = evidence.list.iter().enumerate().take(covered);
         let entries = entries.skip(begin(from, covered)?);
         let list = entries.map(|(index, entry)| hashed(index, entry));
-        let register_log = without_others(&td.register_log).map_err(|source| ProveError::Unreadable {
-            what: "the register's log",
-            source,
-        })?;
+        let register_log = without_others(&td.register_log).map_err(unreadable("the register's log"))?;
         Ok(Shown {
             quote: evidence.quote.clone(),
             list: list.collect::<Result<_, _>>()?,
@@ -361,7 +356,6 @@ impl TenantBundle {
     /// # Errors
     /// [`ProveError`].
     pub fn prove(evidence: &Evidence, pod: PodUid, from: u64) -> Result<TenantBundle, ProveError> {
-        let unreadable = |what| move |source| ProveError::Unreadable { what, source };
         let last_file = evidence.checkpoints.last().ok_or(ProveError::NoCheckpoint)?;
         let last = SealedCheckpoint::from_file(last_file).map_err(unreadable("the last checkpoint"))?;
         let shown = match &evidence.quote.tpm {

@@ -18,6 +18,7 @@ pub const PCCLIENT_STD: u8 = 5;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct CelRecord {
     /// Number among the records of its register, from 0.
     pub recnum: u64,
@@ -25,19 +26,20 @@ pub struct CelRecord {
     pub pcr: u32,
     /// What it was extended with, by bank.
     pub digests: Vec<CelDigest>,
-    content_type: &'static str,
     /// What was measured.
+    #[serde(flatten)]
     pub content: Content,
 }
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[serde(tag = "content_type", content = "content", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Content {
     /// An entry of the list.
     ImaTemplate(ImaTemplate),
     /// An event.
+    #[serde(rename = "pcclient_std")]
     PcClientStd(PcClientStd),
 }
 
@@ -113,7 +115,6 @@ pub fn records(list: &[Entry], banks: &[Bank]) -> Result<Vec<CelRecord>> {
             recnum: *recnum,
             pcr: entry.pcr(),
             digests: banks.iter().map(digest).collect(),
-            content_type: "ima_template",
             content: Content::ImaTemplate(ImaTemplate {
                 template_name: name.to_owned(),
                 template_data: entry.data().to_vec(),
@@ -143,7 +144,6 @@ pub fn extensions(register_log: &[u8]) -> Result<Vec<CelRecord>> {
                 digest: extension.digest.to_vec(),
                 bank: Bank::Sha384,
             }],
-            content_type: "pcclient_std",
             content: Content::PcClientStd(PcClientStd {
                 event_type: extension.kind,
                 event_data: extension.data.to_vec(),
@@ -191,25 +191,16 @@ fn write<W: minicbor::encode::Write>(
                 .u8(1)?
                 .bytes(&digest.digest)?;
         }
-        e.u8(9)?;
-        match &record.content {
-            Content::ImaTemplate(content) => e
-                .u8(IMA_TEMPLATE)?
-                .u8(10)?
-                .map(2)?
-                .u8(0)?
-                .str(&content.template_name)?
-                .u8(1)?
-                .bytes(&content.template_data)?,
-            Content::PcClientStd(content) => e
-                .u8(PCCLIENT_STD)?
-                .u8(10)?
-                .map(2)?
-                .u8(0)?
-                .u32(content.event_type.0)?
-                .u8(1)?
-                .bytes(&content.event_data)?,
+        let (content_type, data) = match &record.content {
+            Content::ImaTemplate(content) => (IMA_TEMPLATE, &content.template_data),
+            Content::PcClientStd(content) => (PCCLIENT_STD, &content.event_data),
         };
+        e.u8(9)?.u8(content_type)?.u8(10)?.map(2)?.u8(0)?;
+        match &record.content {
+            Content::ImaTemplate(content) => e.str(&content.template_name)?,
+            Content::PcClientStd(content) => e.u32(content.event_type.0)?,
+        };
+        e.u8(1)?.bytes(data)?;
     }
     Ok(())
 }
@@ -239,6 +230,10 @@ mod tests {
             records.iter().map(|r| (r.pcr, r.recnum)).collect::<Vec<_>>(),
             [(10, 0), (11, 0), (10, 1)]
         );
+        let json = String::from_utf8(to_json(&records).unwrap()).unwrap();
+        let content =
+            r#"],"content_type":"ima_template","content":{"template_name":"ima-ng","template_data":""#;
+        assert!(json.contains(content), "{json}");
         let mut replay = Replay::default();
         list.iter().for_each(|entry| {
             replay.push_entry(entry).unwrap();
@@ -272,7 +267,9 @@ mod tests {
         let replayed = log::replay(&bytes, 3, &[0; 48]).unwrap();
         assert_eq!(value.bytes(), replayed);
         let json = String::from_utf8(to_json(&records).unwrap()).unwrap();
-        assert!(json.contains("\"event_type\":\"EV_EVENT_TAG\""), "{json}");
+        let content =
+            r#"],"content_type":"pcclient_std","content":{"event_type":"EV_EVENT_TAG","event_data":""#;
+        assert!(json.contains(content), "{json}");
         assert!(
             json.contains("4660"),
             "a type without a name is its number: {json}"

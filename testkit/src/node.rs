@@ -205,10 +205,7 @@ impl Node {
         self.list.clear();
         self.never_extended.clear();
         self.sealed.clear();
-        self.waiting.clear();
         self.in_flight.clear();
-        self.checkpoints.clear();
-        self.seq = 0;
         self.starts = 1;
         self.bpf_placed = None;
         // One that knows of no handover knows of none after a boot.
@@ -229,8 +226,7 @@ impl Node {
             self.list
                 .push(Measurement::ima_ng(path.as_bytes(), &sha256(path.as_bytes())));
         }
-        self.boot_len = self.list.len() as u64;
-        self.seal(None);
+        self.load_again();
     }
 
     /// A new boot after a reset of the TPM.

@@ -33,7 +33,7 @@ pub use decode::{ByteOrder, Decoder, Form, Format, Layout, Limits, MAX_PCR};
 pub use tag::unescaped;
 pub use template::{BUILTIN, Field, MAX_FIELDS, MAX_TEMPLATE_NAME_LEN, Template, Templates};
 
-use crate::{Bank, Digest, Entry, Error, Result};
+use crate::{Bank, Digest, Entry, EntryHash, Error, Result};
 use bytes::Bytes;
 
 /// The old template's digest field has this many bytes.
@@ -408,6 +408,15 @@ impl<B: AsRef<[u8]>> ListEntry<B> {
             pcr: self.pcr(),
             digests: banks.iter().map(digest).collect(),
             hash: None,
+        }
+    }
+
+    /// The redacted form where a trust domain's register binds the list: the hash of the record alone.
+    pub fn to_hashed(&self) -> Entry {
+        Entry::Opaque {
+            pcr: self.pcr(),
+            digests: Vec::new(),
+            hash: Some(Box::new(EntryHash::of(self.record()))),
         }
     }
 

@@ -20,9 +20,9 @@ use cgpath_evidence::boot::{Boot, Registers};
 use cgpath_evidence::list::ListEntry;
 use cgpath_evidence::proof::{PartitionProof, PartitionTree, SealedPartition};
 use cgpath_evidence::{
-    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, EntryHash, Evidence, EvidenceDelta, GuardMode,
-    InFlight, Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint,
-    TdEvidence, TenantBundle, Tier,
+    Bank, Checkpoint, Collectors, Cursor, Digest, Entry, Evidence, EvidenceDelta, GuardMode, InFlight,
+    Losses, PartitionKey, PartitionLog, PodInfo, PodUid, Protection, Quote, SealedCheckpoint, TdEvidence,
+    TenantBundle, Tier,
 };
 use p256::ecdsa::SigningKey;
 use records::records;
@@ -500,11 +500,9 @@ pub fn tenant_cbor() -> Seeds {
         ..follower.clone()
     };
     let hashed = |entry: &Entry| match entry {
-        Entry::Full(bytes) => Entry::Opaque {
-            pcr: 10,
-            digests: Vec::new(),
-            hash: Some(Box::new(EntryHash::of(bytes))),
-        },
+        Entry::Full(record) => ListEntry::from_canonical(0, record.as_slice())
+            .expect("an entry of this list")
+            .to_hashed(),
         Entry::Opaque { .. } => entry.clone(),
     };
     let domain = TenantBundle {

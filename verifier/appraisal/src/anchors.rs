@@ -3,7 +3,7 @@
 //! Promise: a quote that no anchor needs is not looked at, and a missing one fails, so that no node falls
 //! back to fewer anchors than its policy names. Not here: how each quote is checked (see `rules`).
 
-use crate::inputs::context::Context;
+use crate::inputs::context::{Context, NodeState, TdState};
 use crate::inputs::decoded::View;
 use crate::inputs::round::Round;
 use crate::results::finding::{Finding, Findings, Subject};
@@ -158,6 +158,44 @@ impl Said {
             safe: quoted.safe,
         };
         v07_history::check(present, context.previous.as_ref(), asked, findings, notes)
+    }
+
+    /// What evidence leaves that is not believed: that this TPM signed with these counters.
+    pub(crate) fn seen(&self, boot_id: [u8; 16], now: u64) -> NodeState {
+        let quoted = self.tpm.as_ref();
+        NodeState {
+            ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
+            believed: false,
+            boot_id,
+            checkpoint: None,
+            covered: 0,
+            pcrs: Vec::new(),
+            reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
+            restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
+            clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
+            time: now,
+            unsealed: Vec::new(),
+            held: Vec::new(),
+            kexecs: Vec::new(),
+            impostors: Vec::new(),
+            td: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// What believed evidence leaves of quotes and list; the caller adds what the checkpoints say.
+    pub(crate) fn remember(&self, boot_id: [u8; 16], now: u64, coverage: &Coverage) -> NodeState {
+        NodeState {
+            believed: true,
+            covered: coverage.entries as u64,
+            pcrs: coverage.pcrs.clone(),
+            td: self.td.as_ref().zip(coverage.bound).map(|(td, bound)| TdState {
+                node_key: td.node_key,
+                list: bound.value(),
+                evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
+            }),
+            ..self.seen(boot_id, now)
+        }
     }
 
     /// Name of the attestation key; without one the hash of the node's key.

@@ -147,17 +147,29 @@ pub(crate) fn usable(round: &Round<'_>, policy: &Policy, context: &Context) -> R
             node: context.node.clone(),
         });
     }
-    if let ExpectedNonce::Value(nonce) = &context.nonce
-        && !(MIN_NONCE_LEN..=MAX_NONCE_LEN).contains(&nonce.len())
-    {
-        return Err(Unusable::Nonce { len: nonce.len() });
-    }
+    asks(&context.nonce)?;
     context.key.check()?;
-    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
-        return Err(Unusable::NoKey);
-    }
+    has_key(&context.key, policy)?;
     if round.version != VERSION {
         return Err(Unusable::Version(round.version));
+    }
+    Ok(())
+}
+
+/// Whether the nonce has a length that a request can have.
+pub(crate) fn asks(nonce: &ExpectedNonce) -> Result<(), Unusable> {
+    match nonce {
+        ExpectedNonce::Value(nonce) if !(MIN_NONCE_LEN..=MAX_NONCE_LEN).contains(&nonce.len()) => {
+            Err(Unusable::Nonce { len: nonce.len() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether an attestation key is given where the policy's anchors need one.
+pub(crate) fn has_key(key: &PinnedKey, policy: &Policy) -> Result<(), Unusable> {
+    if *key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
+        return Err(Unusable::NoKey);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! `appraise`), which images there are (see `cgpath_policy::refs`).
 
 use crate::inputs::decoded::{banks, padded_sha1, view_of};
-use crate::rules::names::Part;
+use crate::rules::names::{Part, PodCalled};
 use cgpath_evidence::{
     ContainerName, Digest, EventKind, Evidence, FileHash, Named, PartitionKey, PodUid, Record,
     cgroup::partition_of, list::as_listed,
@@ -74,7 +74,7 @@ pub fn used(evidence: &Evidence, pod: PodUid) -> Vec<Used> {
             take(cgroup, line.path.unwrap_or_default(), true, line.file.as_ref());
         }
     }
-    let mut names: BTreeMap<String, ContainerName> = BTreeMap::new();
+    let mut called = PodCalled::default();
     for record in records {
         let cgroup = record.cgroup.as_deref();
         match record.kind {
@@ -91,8 +91,8 @@ pub fn used(evidence: &Evidence, pod: PodUid) -> Vec<Used> {
                 take(cgroup, &record.path, false, digest);
             }
             EventKind::Name if Named::is_record(record) => {
-                if let Some(Named::Container(name)) = record.name.as_deref() {
-                    names.entry(name.id.clone()).or_insert_with(|| name.clone());
+                if let Some(named) = record.name.as_deref() {
+                    called.take(pod, named);
                 }
             }
             EventKind::Violation
@@ -109,7 +109,9 @@ pub fn used(evidence: &Evidence, pod: PodUid) -> Vec<Used> {
             Part::Container(id) => Some(id),
         };
         Used {
-            name: container.as_ref().and_then(|id| names.get(id).cloned()),
+            name: container
+                .as_ref()
+                .and_then(|id| called.containers.get(id).cloned()),
             container,
             contents: once(contents),
         }

@@ -8,7 +8,7 @@
 use crate::accept::{Waiver, Waivers};
 use crate::anchors::{Anchors, Said};
 use crate::inputs::context::{
-    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, TdState, Waiting,
+    CheckpointState, Context, ExpectedNonce, MAX_IMPOSTORS, NodeState, PinnedKey, Waiting,
 };
 use crate::inputs::decoded;
 use crate::inputs::kept::{Kept, Lines};
@@ -443,7 +443,6 @@ impl Case<'_, '_> {
             pod_info: round.pods,
             named: self.called,
             predating: scene.chain.predating(),
-            is_whole: true,
             provenance: scene.provenance,
             policy,
             waivers: &in_force,
@@ -499,7 +498,7 @@ impl Case<'_, '_> {
             .any(|finding| finding.rule == Rule::Quote && finding.severity == Severity::Fail);
         // Counters are a TPM's.
         let first_sight = match (&state, &self.said.tpm, &context.previous) {
-            (None, Some(_), None) if is_signed => Some(self.seen()),
+            (None, Some(_), None) if is_signed => Some(self.said.seen(round.boot_id, context.now)),
             _ => None,
         };
         let start = policy
@@ -570,53 +569,19 @@ impl Case<'_, '_> {
         let mut partitions: Vec<(PartitionKey, u64)> = self.sealed.sizes().collect();
         partitions.sort_by_cached_key(|(key, _)| key.to_string());
         NodeState {
-            believed: true,
             checkpoint: self.scene.chain.last_sealed().map(|sealed| CheckpointState {
                 number: sealed.checkpoint.number,
                 digest: sealed.digest(),
                 partitions,
             }),
-            covered: coverage.entries as u64,
-            pcrs: coverage.pcrs.clone(),
             unsealed: pending.shown.clone(),
             held: pending.held.clone(),
             kexecs: self.scene.kexecs.iter().map(|at| *at as u64).collect(),
             impostors: self.impostors(),
             waiting,
-            td: self
+            ..self
                 .said
-                .td
-                .as_ref()
-                .zip(coverage.bound)
-                .map(|(td, bound)| TdState {
-                    node_key: td.node_key,
-                    list: bound.value(),
-                    evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
-                }),
-            ..self.seen()
-        }
-    }
-
-    /// Of evidence that is not believed: that this TPM signed with these counters.
-    fn seen(&self) -> NodeState {
-        let quoted = self.said.tpm.as_ref();
-        NodeState {
-            ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
-            believed: false,
-            boot_id: self.round.boot_id,
-            checkpoint: None,
-            covered: 0,
-            pcrs: Vec::new(),
-            reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
-            restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
-            clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
-            time: self.asked.context.now,
-            unsealed: Vec::new(),
-            held: Vec::new(),
-            kexecs: Vec::new(),
-            impostors: Vec::new(),
-            td: None,
-            waiting: Vec::new(),
+                .remember(self.round.boot_id, self.asked.context.now, coverage)
         }
     }
 

@@ -13,10 +13,8 @@ pub use verdict::{FullVerifier, Outcome, TENANT_VERDICT_VERSION, TenantVerdict};
 
 use crate::accept::Waivers;
 use crate::anchors::{Anchors, Said};
-use crate::appraise::Unusable;
-use crate::inputs::context::{
-    CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext, TdState,
-};
+use crate::appraise::{Unusable, asks, has_key};
+use crate::inputs::context::{CheckpointState, Context, ExpectedNonce, NodeState, PinnedKey, TdContext};
 use crate::inputs::decoded;
 use crate::inputs::kept::{Kept, Lines};
 use crate::inputs::round::Round;
@@ -45,7 +43,7 @@ use cgpath_evidence::{
     td::ListChain,
     tpm::Attest,
 };
-use cgpath_policy::{Anchor, Policy};
+use cgpath_policy::Policy;
 use p256::ecdsa::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -117,23 +115,18 @@ pub fn verify(
     context: &TenantContext,
 ) -> Result<TenantVerdict, Unusable> {
     context.key.check()?;
-    if let ExpectedNonce::Value(nonce) = &context.nonce
-        && !(crate::appraise::MIN_NONCE_LEN..=crate::appraise::MAX_NONCE_LEN).contains(&nonce.len())
-    {
-        return Err(Unusable::Nonce { len: nonce.len() });
-    }
+    asks(&context.nonce)?;
     if bundle.version != cgpath_evidence::wire::VERSION {
         return Err(Unusable::Version(bundle.version));
     }
-    if context.key == PinnedKey::NoTpm && policy.file.accept.anchors.contains(&Anchor::Pcr10) {
-        return Err(Unusable::NoKey);
-    }
-    let answered = answered(bundle, policy, &context.nonce);
+    has_key(&context.key, policy)?;
+    let anchors = Anchors::of(policy);
+    let answered = answered(bundle, anchors, &context.nonce);
     let case = Case {
         bundle,
         pod,
         policy,
-        anchors: Anchors::of(policy),
+        anchors,
         context,
         nonce: answered.as_ref().map_or(&context.nonce, |(nonce, _)| nonce),
     };
@@ -150,14 +143,14 @@ pub fn verify(
 /// after that one was drawn, as if it were the quoted one itself.
 fn answered(
     bundle: &TenantBundle,
-    policy: &Policy,
+    anchors: Anchors<'_>,
     expected: &ExpectedNonce,
 ) -> Option<(ExpectedNonce, usize)> {
     let ExpectedNonce::Value(own) = expected else {
         return None;
     };
     let opening = Opening::from_bytes(bundle.opening.as_deref()?).ok()?;
-    let quoted = if Anchors::of(policy).has_pcr {
+    let quoted = if anchors.has_pcr {
         Attest::parse(&bundle.quote.tpm.as_ref()?.attest).ok()?.extra_data
     } else {
         bundle.quote.td.as_ref()?.nonce.clone()
@@ -208,8 +201,7 @@ impl Case<'_> {
             log: None,
             command_line: None,
         });
-        let files = [bundle.last.clone()];
-        let round = self.round(boot.as_ref(), &files);
+        let round = self.round(boot.as_ref(), core::slice::from_ref(&bundle.last));
         let said = Said::of(&round, self.anchors, &asked, &mut findings);
         let is_quoted = said.is_whole(self.anchors);
         let relation = if is_quoted {
@@ -242,13 +234,7 @@ impl Case<'_> {
             .and_then(|chained| self.partition(&chained.last.checkpoint, followed, &mut findings));
         let quoted_banks = said.tpm.as_ref().map_or(&[][..], |quoted| &quoted.banks);
         let predates = chained.as_ref().is_some_and(|chained| chained.predates);
-        let mut verdict = self.contents(quoted_banks, covered, !predates, &mut findings);
-        if let Some(pod) = &mut verdict
-            && predates
-            && pod.state == State::Trusted
-        {
-            pod.state = State::PredatesCollector;
-        }
+        let verdict = self.contents(quoted_banks, covered, predates, &mut findings);
         let own = verdict.as_ref().map(|pod| pod.state);
         let full = self.full_verifier(own, &mut findings, &mut notes);
         let failed = findings.has_failure();
@@ -266,7 +252,7 @@ impl Case<'_> {
             (Ok(_), Some(State::Pending)) => Some(NOTHING_RAN.to_owned()),
             (Ok(_), _) => None,
         };
-        let state = match (failed, is_quoted, replayed, &chained) {
+        let state = match (failed, is_quoted, &replayed, &chained) {
             (false, true, Some(replayed), Some(chained)) => {
                 Some(self.remember(&said, replayed, chained, partition))
             }
@@ -677,7 +663,7 @@ impl Case<'_> {
         &self,
         banks: &[Bank],
         covered: usize,
-        is_whole: bool,
+        predates: bool,
         findings: &mut Findings,
     ) -> Option<PodVerdict> {
         let bundle = self.bundle;
@@ -718,11 +704,16 @@ impl Case<'_> {
         let mut called = Called::default();
         called.step(&records, self.policy);
         findings.absorb(called.malformed());
+        // One without a record has no verdict of its own, however old it is.
+        let predating = if predates && !bundle.records.is_empty() {
+            core::slice::from_ref(&self.pod)
+        } else {
+            &[]
+        };
         let names = Names {
             pod_info: &[],
             named: &called,
-            predating: &[],
-            is_whole,
+            predating,
             provenance: Provenance::Observed,
             policy: self.policy,
             waivers: &waivers,
@@ -748,38 +739,19 @@ impl Case<'_> {
     fn remember(
         &self,
         said: &Said,
-        covered: Coverage,
+        covered: &Coverage,
         chained: &Chained,
         partition: Option<SealedPartition>,
     ) -> TenantState {
-        let quoted = said.tpm.as_ref();
         TenantState {
             pod: self.pod,
             node: NodeState {
-                ak_name: quoted.map(|quoted| quoted.ak_name.clone()).unwrap_or_default(),
-                boot_id: self.bundle.boot_id,
                 checkpoint: Some(CheckpointState {
                     number: chained.last.checkpoint.number,
                     digest: chained.last.digest(),
                     partitions: Vec::new(),
                 }),
-                covered: covered.entries as u64,
-                pcrs: covered.pcrs,
-                reset_count: quoted.map_or(0, |quoted| quoted.reset_count),
-                restart_count: quoted.map_or(0, |quoted| quoted.restart_count),
-                clock_ms: quoted.map_or(0, |quoted| quoted.clock_ms),
-                time: self.context.now,
-                unsealed: Vec::new(),
-                held: Vec::new(),
-                kexecs: Vec::new(),
-                impostors: Vec::new(),
-                td: said.td.as_ref().zip(covered.bound).map(|(td, bound)| TdState {
-                    node_key: td.node_key,
-                    list: bound.value(),
-                    evaluation: td.platform.as_ref().map_or(0, |platform| platform.number),
-                }),
-                waiting: Vec::new(),
-                believed: true,
+                ..said.remember(self.bundle.boot_id, self.context.now, covered)
             },
             checkpoint_key: chained.key.clone(),
             predates: chained.predates,

@@ -1,10 +1,11 @@
 //! The signed form of a verdict: what a relying party of another make sees of it.
 
+use crate::ways::verdict_key;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use cgpath_appraisal::ear::{AttestationResult, EarStatus, Scope, Standing, Terms};
 use cgpath_appraisal::{Verdict, appraise, ear};
 use cgpath_testkit::{Actor, KeyKind, NOW, Node, pod, sha256};
-use p256::ecdsa::{Signature, SigningKey, signature::Verifier};
+use p256::ecdsa::{Signature, signature::Verifier};
 use serde_json::Value;
 
 const NONCE: &[u8] = b"the nonce of this request";
@@ -29,7 +30,7 @@ fn claims(verdict: &Verdict) -> Value {
 
 /// The same on other terms.
 fn issued(verdict: &Verdict, terms: &Terms<'_>) -> Value {
-    let key = SigningKey::from_slice(&[5; 32]).unwrap();
+    let key = verdict_key();
     let token = ear::issue(verdict, terms, &key).unwrap();
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3);
@@ -179,7 +180,7 @@ fn who_may_see_pods_alone_is_sent_nothing_of_the_nodes_own_rules() {
 #[test]
 fn who_reads_a_result_learns_its_end_and_its_audience() {
     let verdict = appraised(&mut node());
-    let key = SigningKey::from_slice(&[5; 32]).unwrap();
+    let key = verdict_key();
     let terms = Terms {
         audience: "https://relying.example".into(),
         lifetime: 60,

@@ -82,10 +82,7 @@ impl Case {
              references: [{uid}.json]\n{key}\n",
             uid.0[0]
         );
-        let resolve = |name: &str| self.node.reference(name).ok_or_else(|| "no such file".to_owned());
-        let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
-        assert_eq!(about, uid);
-        policy
+        ways::load_tenant(&self.node, uid, &yaml)
     }
 
     /// A round, and what every way says of it.

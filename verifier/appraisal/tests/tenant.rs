@@ -1,7 +1,8 @@
 //! A tenant's bundle: what it shows, what it hides, and what must fail.
 
+use crate::ways::{load_tenant, not_proven, tenant_context, verdict_key};
 use cgpath_appraisal::{
-    ExpectedNonce, PinnedKey, Rule, State, TdContext, appraise,
+    Rule, State, appraise,
     ear::{self, Scope},
     tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify},
 };
@@ -16,10 +17,6 @@ use cgpath_testkit::{Actor, FirmwareLog, KeyKind, Node, pod, sha256, tpm};
 use p256::ecdsa::SigningKey;
 
 const NONCE: &[u8] = b"the nonce of this request";
-
-fn verdict_key() -> SigningKey {
-    SigningKey::from_slice(&[5; 32]).unwrap()
-}
 
 /// Pods 1 and 2 of one image, pod 3 with files of its own, and the host.
 fn node() -> Node {
@@ -57,21 +54,13 @@ fn tenant_yaml(uid: PodUid) -> String {
 
 /// The policy of a tenant whose pod is this one of the node.
 pub fn policy(node: &Node, uid: PodUid) -> Policy {
-    let yaml = tenant_yaml(uid);
-    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
-    assert_eq!(about, uid);
-    policy
+    load_tenant(node, uid, &tenant_yaml(uid))
 }
 
 fn context(node: &Node, previous: Option<TenantState>) -> TenantContext {
     TenantContext {
-        key: PinnedKey::Public(node.ak.public()),
-        td: TdContext::default(),
-        nonce: ExpectedNonce::Value(NONCE.to_vec()),
-        now: node.now,
-        verifiers: vec![*verdict_key().verifying_key()],
         previous,
+        ..tenant_context(node.context(NONCE, None))
     }
 }
 
@@ -827,11 +816,7 @@ fn a_pod_that_is_older_than_the_collector_is_never_trusted_and_a_follower_rememb
 fn no_bundle_is_made_of_evidence_that_does_not_hold_together() {
     let mut node = node();
     let evidence = node.attest(NONCE);
-    let prove = |change: &dyn Fn(&mut Evidence), from| {
-        let mut evidence = evidence.clone();
-        change(&mut evidence);
-        TenantBundle::prove(&evidence, pod(1), from).unwrap_err()
-    };
+    let prove = |change: &dyn Fn(&mut Evidence), from| not_proven(&evidence, pod(1), from, change);
     assert_eq!(prove(&|e| e.checkpoints.clear(), 0), ProveError::NoCheckpoint);
     assert!(matches!(
         prove(&|e| e.checkpoints.truncate(1), 0),
@@ -978,8 +963,7 @@ fn a_finding_names_the_entry_that_the_node_s_list_has_under_that_number() {
 
     // Another template than the tenant's policy pins: each finding names an entry that has it.
     let yaml = tenant_yaml(pod(1)).replace("templates: [ima-ng]", "templates: [ima-sig]");
-    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    let (_, other) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
+    let other = load_tenant(&node, pod(1), &yaml);
     let verdict = verify(&whole, pod(1), &other, &context(&node, None)).unwrap();
     let templates: Vec<_> = verdict
         .findings

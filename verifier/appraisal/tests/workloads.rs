@@ -597,15 +597,6 @@ fn excludes_are_those_of_the_container() {
     fails(&case.round(), pod(20), Rule::PodContents, "container web: ");
 }
 
-/// The list goes on in this boot, of which the programs saw nothing up to here.
-fn load_again(node: &mut Node) {
-    node.checkpoints.clear();
-    node.waiting.clear();
-    node.seq = 0;
-    node.boot_len = node.list.len() as u64;
-    node.seal(None);
-}
-
 /// Nobody recorded whose it is: the host may have used it, and its own excludes alone speak of that.
 #[test]
 fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
@@ -623,7 +614,7 @@ fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
         node.list.truncate(usize::try_from(node.boot_len).unwrap());
         let entry = Measurement::ima_ng(path.as_bytes(), &sha256(content));
         node.list.push(entry);
-        load_again(&mut node);
+        node.load_again();
         next(&mut node, of_host, None)
     };
     let before_a_kexec = |path: &str, content: &[u8], of_host: &str| {
@@ -641,7 +632,7 @@ fn no_exclude_of_a_workload_hides_what_the_host_may_have_used() {
         (node.list, node.reset_count) = (list, resets);
         let aggregate = Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs of the new kernel"));
         node.list.push(aggregate);
-        load_again(&mut node);
+        node.load_again();
         next(&mut node, of_host, first.state)
     };
     type Boot<'b> = &'b dyn Fn(&str, &[u8], &str) -> Verdict;

@@ -105,7 +105,8 @@ impl PodCalled {
         EACH + pod.chain(containers).sum::<usize>() + self.findings.kept() * FINDING
     }
 
-    fn take(&mut self, uid: PodUid, named: &Named) {
+    /// Takes one more name: the first one of the pod and of each container holds.
+    pub(crate) fn take(&mut self, uid: PodUid, named: &Named) {
         let earlier = match named {
             Named::Pod(pod) => {
                 let known = self.pod.get_or_insert_with(|| pod.clone());

@@ -87,12 +87,10 @@ pub(crate) fn step(
 /// The running value of the first `len` entries, where each is whole or has its hash.
 fn value(list: &[Entry], len: usize) -> Option<Register> {
     let mut chain = ListChain::default();
-    for entry in list.get(..len)? {
-        if !chain.push_entry(entry) {
-            return None;
-        }
-    }
-    Some(chain.value())
+    let mut entries = list.get(..len)?.iter();
+    entries
+        .all(|entry| chain.push_entry(entry))
+        .then(|| chain.value())
 }
 
 /// V4: within a boot coverage never shrinks, and what was bound is still the same. For a list from its

@@ -412,38 +412,30 @@ impl Unnamed<'_, '_, '_> {
 
     /// What a thread that is inside may have caused is charged to each of those, or to the node.
     fn charge(&mut self, index: usize, line: &Line<'_>, late: &mut Late<'_, '_>, findings: &mut Findings) {
+        let own = |rule| match line.violation {
+            true => Rule::Violations,
+            false => rule,
+        };
+        let path = line.path.unwrap_or_default();
         let Some(left) = self.charges.checked_sub(self.marked.len()) else {
-            let rule = if line.violation {
-                Rule::Violations
-            } else {
-                Rule::Records
-            };
             let finding = fail(
-                rule,
+                own(Rule::Records),
                 "threads of so many partitions hold records back that this entry is not charged to each of \
                  them",
             );
             let finding = finding.found(format!("{} partitions", self.marked.len()));
-            findings.push(finding.at_index(index).at_path(line.path.unwrap_or_default()));
+            findings.push(finding.at_index(index).at_path(path));
             return;
         };
         self.charges = left;
+        let text = if line.violation {
+            "a violation stands in the list whose record is held back here"
+        } else {
+            "nobody accepts the content of an entry whose record is held back here"
+        };
         for key in self.marked.iter().copied() {
-            let (rule, text) = if line.violation {
-                (
-                    Rule::Violations,
-                    "a violation stands in the list whose record is held back here",
-                )
-            } else {
-                (
-                    Rule::of_contents(key),
-                    "nobody accepts the content of an entry whose record is held back here",
-                )
-            };
-            let finding = Finding::fail(rule, Subject::Partition(key), text)
-                .at_index(index)
-                .at_path(line.path.unwrap_or_default());
-            late.say(key, finding);
+            let finding = Finding::fail(own(Rule::of_contents(key)), Subject::Partition(key), text);
+            late.say(key, finding.at_index(index).at_path(path));
         }
     }
 

@@ -21,9 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Names<'a> {
     pub pod_info: &'a [PodInfo],
     pub named: &'a Called,
+    /// Those whose records do not begin with them.
     pub predating: &'a [PodUid],
-    /// The records of each pod begin with it, but for those of `predating`.
-    pub is_whole: bool,
     pub provenance: Provenance,
     pub policy: &'a Policy,
     pub waivers: &'a Waivers<'a>,
@@ -196,7 +195,7 @@ fn pod(
         Some(case) => case.trusts_opaque,
         None => names.policy.trusts_opaque(&uid),
     };
-    let is_silent = standing == Standing::Known && names.is_whole && !predates && tally.is_unseen();
+    let is_silent = standing == Standing::Known && !predates && tally.is_unseen();
     if is_silent {
         own.push(v09_opaque::unseen(subject, trusts_opaque).resting_on(Provenance::Enriched));
     }

@@ -8,13 +8,10 @@ use crate::results::finding::{Finding, Findings, Severity, Subject};
 use crate::rules::Rule;
 use crate::rules::v05_join::Owned;
 use crate::rules::v09_contents::unhashed;
-use crate::rules::v14_guard::who;
+use crate::rules::v14_guard::{BATCH, who};
 use cgpath_evidence::{EventKind, FileHash, Load, Loaded, PartitionKey, Provenance, Record};
 use cgpath_policy::{Kexec, Policy};
 use rayon::prelude::*;
-
-/// Records that one thread looks at, at a time.
-const BATCH: usize = 4096;
 
 /// EFBIG: more bytes than the program hashes (`MAX_LOAD` in ebpf/common).
 const TOO_LONG: i32 = -27;

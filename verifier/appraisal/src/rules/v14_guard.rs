@@ -19,8 +19,8 @@ use rayon::prelude::*;
 /// [`Record::ret`] of what the programs denied: `-EPERM`. Any other value is none that they write.
 const DENIED: i32 = -1;
 
-/// Records that one thread looks at, at a time.
-const BATCH: usize = 4096;
+/// Records that one thread looks at, at a time, where few are of the kind that is looked for.
+pub(crate) const BATCH: usize = 4096;
 
 /// What was said of the guard so far.
 #[derive(Debug, Default)]

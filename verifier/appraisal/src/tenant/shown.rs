@@ -10,7 +10,7 @@ use crate::results::finding::Findings;
 use crate::rules::Rule;
 use cgpath_evidence::{Bank, Digest, Entry, EntryHash};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// By what an entry is known in the list.
 #[derive(Clone, Copy)]
@@ -52,12 +52,9 @@ impl Case<'_> {
         }
     }
 
-    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say,
-    /// or says it twice.
-    pub(super) fn numbers(&self, view: &View<'_>, banks: &[Bank], covered: usize) -> Vec<Option<u64>> {
-        let Some(by) = self.by(banks) else {
-            return Vec::new();
-        };
+    /// The covered entries that are redacted, by what they are known by, and which of the node's list each
+    /// is; `None` where several are the same.
+    fn places(&self, by: By, covered: usize) -> HashMap<&[u8], Option<u64>> {
         let mut places: HashMap<&[u8], Option<u64>> = HashMap::new();
         for (at, entry) in self.bundle.list.iter().take(covered).enumerate() {
             let number = self.bundle.from.saturating_add(at as u64);
@@ -68,6 +65,16 @@ impl Case<'_> {
                     .or_insert(Some(number));
             }
         }
+        places
+    }
+
+    /// Which entry of the node's list each one is that is shown whole; `None` where the bundle does not say,
+    /// or says it twice.
+    pub(super) fn numbers(&self, view: &View<'_>, banks: &[Bank], covered: usize) -> Vec<Option<u64>> {
+        let Some(by) = self.by(banks) else {
+            return Vec::new();
+        };
+        let places = self.places(by, covered);
         let place = |at| *places.get(&*self.of_whole(view, at, by)?)?;
         (0..view.lines.len()).map(place).collect()
     }
@@ -75,11 +82,10 @@ impl Case<'_> {
     /// The entries that are shown whole are among the digests of the covered list.
     pub(super) fn listed(&self, view: &View<'_>, banks: &[Bank], covered: usize, findings: &mut Findings) {
         let Some(by) = self.by(banks) else { return };
-        let covered = self.bundle.list.iter().take(covered);
-        let redacted: HashSet<&[u8]> = covered.filter_map(|entry| of_redacted(entry, by)).collect();
+        let places = self.places(by, covered);
         for (index, line) in view.lines.iter().enumerate() {
             let whole = self.of_whole(view, index, by);
-            if !whole.is_some_and(|whole| redacted.contains(&whole[..])) {
+            if !whole.is_some_and(|whole| places.contains_key(&whole[..])) {
                 findings.push(
                     fail(
                         Rule::Records,

@@ -204,11 +204,7 @@ fn kexec(node: &mut Node, boot: u8) {
     node.list
         .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
     node.sealed.clear();
-    node.waiting.clear();
-    node.checkpoints.clear();
-    node.seq = 0;
-    node.boot_len = node.list.len() as u64;
-    node.seal(None);
+    node.load_again();
 }
 
 /// A first evidence with one bad item in it is not believed; that its TPM was here before is not forgotten

@@ -330,11 +330,7 @@ fn not_any_number_of_entries_may_be_pending() {
         }
         // Known from the beginning: another policy begins anew.
         life.ways = Default::default();
-        let (settled, nonce) = (life.node.settled(), life.nonce());
-        life.node.seal_with(Some(&nonce), |c| c.settled = settled);
-        let (quote, context) = (life.node.quote(&nonce), life.context());
-        let evidence = life.node.evidence(quote);
-        let verdict = cgpath_appraisal::appraise(&evidence, &life.node.policy(), &context).unwrap();
+        let verdict = whole(&mut life);
         if verdict.trusted != may_be {
             wrong.push(format!("{many} entries without a record: {verdict}"));
         }

@@ -427,15 +427,12 @@ fn a_program_that_counts_as_the_collector_stands_in_the_list() {
     let mut node = Node::boot(KeyKind::EcdsaP256);
     let of_collector = node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();
     of_collector.insert(next());
-    node.checkpoints.clear();
-    node.waiting.clear();
     node.list.truncate(usize::try_from(node.boot_len).unwrap());
-    node.seq = 0;
     node.collectors = Some(Collectors {
         program: next(),
         successor: None,
     });
-    node.seal(None);
+    node.load_again();
     let evidence = node.attest(b"one more nonce");
     let context = node.context(b"one more nonce", None);
     let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();
@@ -611,13 +608,10 @@ fn what_is_attached_stays_that_of_the_load_and_checkpoint_0_has_nothing_replaced
     let round = life.round_sealed(|checkpoint| checkpoint.bpf_object = OBJECTS[0]);
     wrong.extend(must_say(&round, Rule::Guard, words));
     let mut node = known();
-    node.checkpoints.clear();
     node.sealed.clear();
-    node.waiting.clear();
     node.list.truncate(usize::try_from(node.boot_len).unwrap());
-    node.seq = 0;
     node.bpf_placed = Some(OBJECTS[0]);
-    node.seal(None);
+    node.load_again();
     let evidence = node.attest(b"one more nonce");
     let context = node.context(b"one more nonce", None);
     let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();

@@ -9,9 +9,10 @@ use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::follow::{self, Follower};
 use cgpath_appraisal::tenant::{self, Outcome, TenantContext, TenantVerdict};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, State, Unusable, Verdict, appraise_with_waivers};
+use cgpath_evidence::bundle::ProveError;
 use cgpath_evidence::{Evidence, EvidenceDelta, PodUid, TenantBundle};
 use cgpath_policy::Policy;
-use cgpath_testkit::delta_after;
+use cgpath_testkit::{Node, delta_after};
 use p256::ecdsa::SigningKey;
 
 /// What follows a node from evidence on that gave the verdict `whole`.
@@ -151,6 +152,36 @@ pub fn verdict_key() -> SigningKey {
     SigningKey::from_slice(&[5; 32]).unwrap()
 }
 
+/// The tenant's policy of this pod of the node.
+pub fn load_tenant(node: &Node, uid: PodUid, yaml: &str) -> Policy {
+    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
+    let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
+    assert_eq!(about, uid);
+    policy
+}
+
+/// The tenant's question, where the full verifier's is `context`: of a tenant that remembers nothing.
+pub fn tenant_context(context: Context) -> TenantContext {
+    let Context {
+        key, td, nonce, now, ..
+    } = context;
+    TenantContext {
+        key,
+        td,
+        nonce,
+        now,
+        verifiers: vec![*verdict_key().verifying_key()],
+        previous: None,
+    }
+}
+
+/// Why no bundle of this pod can be made of the evidence as it is changed.
+pub fn not_proven(evidence: &Evidence, uid: PodUid, from: u64, change: &dyn Fn(&mut Evidence)) -> ProveError {
+    let mut evidence = evidence.clone();
+    change(&mut evidence);
+    TenantBundle::prove(&evidence, uid, from).unwrap_err()
+}
+
 /// A tenant's own verdict on its pod, with the result of the full verifier. `None` where no bundle can be
 /// made.
 pub fn tenant(
@@ -165,14 +196,7 @@ pub fn tenant(
         ExpectedNonce::Value(nonce) => Some(nonce.as_slice()),
         ExpectedNonce::DangerousNone => None,
     };
-    let own = TenantContext {
-        key: context.key.clone(),
-        td: context.td.clone(),
-        nonce: context.nonce.clone(),
-        now: context.now,
-        verifiers: vec![*verdict_key().verifying_key()],
-        previous: None,
-    };
+    let own = tenant_context(context.clone());
     let alone = tenant::verify(&bundle, uid, policy, &own).unwrap();
     assert_ne!(alone.outcome, Outcome::Trusted, "nobody vouched for it:\n{alone}");
     bundle.ear = ear::token_for(whole, Scope::Pod(uid), nonce, &verdict_key()).ok();

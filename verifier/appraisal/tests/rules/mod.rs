@@ -54,6 +54,13 @@ fn appraised_next(node: &Node, evidence: &Evidence, before: &NodeState) -> Verdi
     .unwrap()
 }
 
+/// The programs are loaded after this entry, the last one of the boot.
+fn load_after(node: &mut Node, entry: Measurement) {
+    node.list.truncate(usize::try_from(node.boot_len).unwrap());
+    node.list.push(entry);
+    node.load_again();
+}
+
 /// A first round that is trusted, and what to remember of it.
 fn first_round(node: &mut Node) -> NodeState {
     let evidence = node.attest(NONCE);

@@ -151,14 +151,8 @@ fn files_of_pods_older_than_the_collector_may_stand_in_the_boots_part_of_the_lis
     let boot = |predating: Vec<cgpath_evidence::PodUid>| {
         let mut node = Node::boot(KeyKind::EcdsaP256);
         node.predating = predating;
-        node.checkpoints.clear();
-        node.waiting.clear();
-        node.seq = 0;
-        node.list.truncate(usize::try_from(node.boot_len).unwrap());
-        node.list
-            .push(Measurement::ima_ng(b"/bin/app", &sha256(b"3/bin/app")));
-        node.boot_len += 1;
-        node.seal(None);
+        let entry = Measurement::ima_ng(b"/bin/app", &sha256(b"3/bin/app"));
+        load_after(&mut node, entry);
         let evidence = node.attest(NONCE);
         appraised(&node, &evidence)
     };

@@ -7,9 +7,6 @@ use cgpath_policy::{Reference, Source, SourceKind};
 fn boot_with(path: &str, content: Option<&[u8]>) -> Node {
     let mut node = Node::boot(KeyKind::EcdsaP256);
     node.list.clear();
-    node.checkpoints.clear();
-    node.waiting.clear();
-    node.seq = 0;
     node.list
         .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"pcrs 0 to 9")));
     for file in ["/sbin/init", IMA_POLICY, COLLECTOR] {
@@ -23,8 +20,7 @@ fn boot_with(path: &str, content: Option<&[u8]>) -> Node {
                 .push(Measurement::ima_ng(file.as_bytes(), &sha256(content)));
         }
     }
-    node.boot_len = node.list.len() as u64;
-    node.seal(None);
+    node.load_again();
     node
 }
 
@@ -100,14 +96,8 @@ fn only_the_lists_first_entry_may_be_the_boot_aggregate() {
     fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
 
     let mut node = Node::boot(KeyKind::EcdsaP256);
-    node.checkpoints.clear();
-    node.waiting.clear();
-    node.seq = 0;
-    node.list.truncate(usize::try_from(node.boot_len).unwrap());
-    node.list
-        .push(Measurement::ima_ng(b"boot_aggregate", &sha256(b"anything")));
-    node.boot_len += 1;
-    node.seal(None);
+    let entry = Measurement::ima_ng(b"boot_aggregate", &sha256(b"anything"));
+    load_after(&mut node, entry);
     let evidence = node.attest(NONCE);
     let finding = fails(&appraised(&node, &evidence), Rule::Host, "no reference value");
     assert_eq!(finding.subject, Subject::Partition(PartitionKey::Boot));

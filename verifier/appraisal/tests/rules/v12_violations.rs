@@ -82,13 +82,7 @@ fn violations_of_one_file_are_counted_one_by_one() {
 #[test]
 fn a_violation_before_the_load_is_the_nodes_unless_permitted() {
     let mut node = Node::boot(KeyKind::EcdsaP256);
-    node.checkpoints.clear();
-    node.waiting.clear();
-    node.seq = 0;
-    node.list.truncate(usize::try_from(node.boot_len).unwrap());
-    node.list.push(Measurement::violation(b"/run/x"));
-    node.boot_len += 1;
-    node.seal(None);
+    load_after(&mut node, Measurement::violation(b"/run/x"));
     let evidence = node.attest(NONCE);
     let finding = fails(
         &appraised(&node, &evidence),

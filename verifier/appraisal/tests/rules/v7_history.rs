@@ -169,11 +169,7 @@ fn kexec(node: &mut Node, carry: bool) {
                 .filter(|m| !node.list.contains(m))
                 .collect::<Vec<_>>(),
         );
-        node.boot_len = node.list.len() as u64;
-        node.waiting.clear();
-        node.checkpoints.clear();
-        node.seq = 0;
-        node.seal(None);
+        node.load_again();
     }
 }
 

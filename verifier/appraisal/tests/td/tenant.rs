@@ -2,10 +2,10 @@
 //! fail.
 
 use super::*;
-use crate::ways::verdict_key;
+use crate::ways::{load_tenant, not_proven, tenant_context, verdict_key};
 use cgpath_appraisal::ear::{self, Scope};
 use cgpath_appraisal::tenant::{Outcome, TenantContext, TenantState, TenantVerdict, verify};
-use cgpath_appraisal::{ExpectedNonce, PinnedKey, Unusable};
+use cgpath_appraisal::{PinnedKey, Unusable};
 use cgpath_evidence::bundle::ProveError;
 use cgpath_evidence::challenge::{Opening, digest};
 use cgpath_evidence::td::log;
@@ -32,26 +32,14 @@ fn yaml(node: &Node, uid: PodUid, more: &str) -> String {
     )
 }
 
-fn load(node: &Node, uid: PodUid, yaml: &str) -> Policy {
-    let resolve = |name: &str| node.reference(name).ok_or_else(|| "no such file".to_owned());
-    let (about, policy) = Policy::load_tenant("pod.yaml", yaml.as_bytes(), resolve).unwrap();
-    assert_eq!(about, uid);
-    policy
-}
-
 fn policy(node: &Node, uid: PodUid, more: &str) -> Policy {
-    load(node, uid, &yaml(node, uid, more))
+    load_tenant(node, uid, &yaml(node, uid, more))
 }
 
 fn context(node: &Node, nonce: &[u8], previous: Option<TenantState>) -> TenantContext {
-    let Context { key, td, now, .. } = node.context(nonce, None);
     TenantContext {
-        key,
-        td,
-        nonce: ExpectedNonce::Value(nonce.to_vec()),
-        now,
-        verifiers: vec![*verdict_key().verifying_key()],
         previous,
+        ..tenant_context(node.context(nonce, None))
     }
 }
 
@@ -398,7 +386,7 @@ fn what_a_follower_is_shown_again_is_bound_by_its_template_digest_alone() {
     refused(&verdict, Rule::Records, "relabelled, and the whole");
     // It has both: only a list from 0 tells them apart.
     let yaml = yaml(&node, pod(1), "").replace("[ima-ng]", "[ima-ng, 'd-ng|n-ng']");
-    let both = load(&node, pod(1), &yaml);
+    let both = load_tenant(&node, pod(1), &yaml);
     let asked = context(&node, NEXT, Some(state));
     let verdict = verify(&whole, pod(1), &both, &asked).unwrap();
     refused(&verdict, Rule::Records, "relabelled, and the whole");
@@ -457,11 +445,7 @@ fn a_tenants_own_nonce_is_answered_by_a_domains_quote_that_commits_to_it() {
 fn no_bundle_is_made_of_a_domains_evidence_that_does_not_hold_together() {
     let mut node = busy();
     let evidence = node.attest(NONCE);
-    let prove = |change: &dyn Fn(&mut Evidence), from| {
-        let mut evidence = evidence.clone();
-        change(&mut evidence);
-        TenantBundle::prove(&evidence, pod(1), from).unwrap_err()
-    };
+    let prove = |change: &dyn Fn(&mut Evidence), from| not_proven(&evidence, pod(1), from, change);
     assert!(matches!(prove(&|e| e.td = None, 0), ProveError::Unbound(_)));
     assert!(matches!(
         prove(&|e| drop(e.list.pop()), 0),
