@@ -112,7 +112,16 @@ fn missing(what: impl Into<String>, hint: impl Into<String>) -> Error {
 
 impl Types {
     fn read(path: &Path) -> Result<Types> {
-        let btf = Btf::from_file(path).map_err(|source| Error::Btf {
+        Types::read_with(path, Btf::from_bytes)
+    }
+
+    /// Reads the whole file first: btf-rs asks for its place behind each type, which is a system call for a
+    /// file (130,000 of them) and none for bytes.
+    fn read_with(path: &Path, parse: impl FnOnce(&[u8]) -> btf_rs::Result<Btf>) -> Result<Types> {
+        let btf = std::fs::read(path)
+            .map_err(btf_rs::Error::IO)
+            .and_then(|bytes| parse(&bytes));
+        let btf = btf.map_err(|source| Error::Btf {
             path: path.to_owned(),
             source,
         })?;
@@ -350,8 +359,10 @@ impl Types {
     /// The same with what is known of overlayfs, which is a module on most distributions: its types are there
     /// while it is loaded. Without them records do not name the files of layers.
     fn with_overlay(&self, config: Config, btf_path: &Path) -> Config {
-        let module = Btf::from_split_file(btf_path.with_file_name("overlay"), &self.btf);
-        let module = module.ok().map(|btf| Types { btf });
+        let module = Types::read_with(&btf_path.with_file_name("overlay"), |bytes| {
+            Btf::from_split_bytes(bytes, &self.btf)
+        })
+        .ok();
         let types = module.as_ref().unwrap_or(self);
         types.overlay(config).unwrap_or(config)
     }
