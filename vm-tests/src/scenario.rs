@@ -81,6 +81,9 @@ pub struct Plan {
     pub images: Vec<Image>,
     /// The pods of the policy.
     pub pods: Vec<KnownPod>,
+    /// More packages of the guest's root file system. One that is not the usual one is made at first use, and
+    /// no snapshot of another test has it: such a guest boots.
+    pub packages: Vec<&'static str>,
     /// More files of the guest: path, content, mode.
     pub files: Vec<(String, Vec<u8>, u32)>,
     /// The collector's settings on its command line, `section.key=value` each.
@@ -116,6 +119,7 @@ impl Plan {
             runtime: Runtime::Bare,
             images: Vec::new(),
             pods: Vec::new(),
+            packages: Vec::new(),
             files: Vec::new(),
             settings: Vec::new(),
             config: String::new(),
@@ -668,6 +672,7 @@ impl Node {
         let _turn = turn::take();
         let site = Site::start(dir)?;
         let mut builder = Vm::builder(plan.stock)
+            .packages(&plan.packages)
             .kernel_args(&plan.kernel_args)
             .cgroup(plan.cgroup)
             .keep(plan.keep)

@@ -268,7 +268,8 @@ Usage: cargo xtask soak [OPTIONS] [FILTER]
                        goes on as lives does)
                        (mutants: the tests of the rules on every mutant that cargo-mutants makes of them; one that no test
                        kills must be listed with its reason in verifier/appraisal/tests/mutants.txt; at most two hours a
-                       run, the next run goes on, until other code begins anew; FILTER is part of a name: rules/v05_)
+                       run, the next run goes on, until other code or tests begin anew; FILTER is part of a name, and
+                       one that is in none is an error: rules/v05_)
   --whole              fresh: goes on with a second demo and `cargo xtask test` in the same machine
   --fuzz-seconds N     for each fuzz target (default 3600)
   FILTER               only tests whose names contain it

@@ -3,7 +3,9 @@
 
 use cgpath_appraisal::follow::{self, Follower, Mismatch};
 use cgpath_appraisal::{Context, NodeState, Rule, Severity, Verdict, appraise};
-use cgpath_evidence::{Cursor, EventKind, Evidence, EvidenceDelta, FileHash, JoinError, SealedCheckpoint};
+use cgpath_evidence::{
+    Bank, Cursor, EventKind, Evidence, EvidenceDelta, FileHash, JoinError, SealedCheckpoint,
+};
 use cgpath_policy::Policy;
 use cgpath_refvals::learned_boot::from_boot;
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, delta_after, pod, sha256, tpm};
@@ -461,8 +463,19 @@ fn what_is_kept_of_a_node_weighs_about_what_it_takes() {
             );
         }
     });
+    // Who used a file of the host that is as it should be is kept, too: somebody may write it later.
+    let users = weight(&|node| {
+        for n in 0..100 {
+            node.record_execution(
+                &Actor::host("/sbin/init"),
+                EventKind::Execution,
+                format!("/usr/lib/host-{n}"),
+                FileHash::Measured(sha256(&[n, 9])),
+            );
+        }
+    });
     // Each is some hundred bytes, and none takes away from another.
-    for more in [entries - little, files - little] {
+    for more in [entries - little, files - little, users - little] {
         assert!((100 * 100..100 * 2000).contains(&more), "{more}");
     }
     let both = weight(&|node| {
@@ -475,4 +488,102 @@ fn what_is_kept_of_a_node_weighs_about_what_it_takes() {
         );
     });
     assert!((entries + 1..entries + 2000).contains(&both), "{both}");
+}
+
+/// A kernel without IMA's hash table lists a content again. What the second entry is of is a question of the
+/// whole list.
+#[test]
+fn an_entry_that_is_listed_again_in_a_later_round_is_for_the_appraisal() {
+    let mut node = boot();
+    act(&mut node, &Step::Host(1));
+    let first = round(&mut node, 0, None);
+    let state = first.verdict.state.clone().unwrap();
+    let again = Measurement::ima_ng(b"/usr/lib/host-1", &sha256(&[1, 9]));
+    assert!(node.list.contains(&again));
+    node.list.push(again.clone());
+    node.record_entry(&Actor::host("/sbin/init"), "/usr/lib/host-1", &again, 0);
+    let now = round(&mut node, 1, Some(state.clone()));
+    assert!(now.verdict.trusted, "{}", now.verdict);
+    let delta = delta_after(&now.evidence, &first.evidence, at(&state, BASE));
+    let mut follower = first.follower().unwrap();
+    assert!(follower.advance(&delta, &now.policy, &now.context, &[]).is_none());
+}
+
+/// The collector seals once more between the checkpoint of a request and the quote, and sends that one with
+/// the next round: its entry was covered before.
+#[test]
+fn a_checkpoint_that_was_measured_a_round_before_it_is_sent_is_found_where_it_stands() {
+    let mut node = boot();
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let first = round(&mut node, 0, None);
+    let state = first.verdict.state.clone().unwrap();
+    let mut follower = first.follower().unwrap();
+
+    node.seal(Some(&nonce(1)));
+    let quote = node.quote(&nonce(1));
+    let sent = node.evidence(quote);
+    node.seal(None);
+    let quote = node.quote(&nonce(1));
+    let later = node.evidence(quote);
+    let mut unsealed = sent.unsealed.clone();
+    unsealed[0]
+        .records
+        .extend(later.unsealed[0].records.iter().cloned());
+    let evidence = Evidence {
+        quote: later.quote,
+        list: later.list,
+        unsealed,
+        ..sent
+    };
+    let (policy, context) = (node.policy(), node.context(&nonce(1), Some(state.clone())));
+    let verdict = appraise(&evidence, &policy, &context).unwrap();
+    let between = verdict.state.clone().expect("nothing is wrong with the evidence");
+    let delta = delta_after(&evidence, &first.evidence, at(&state, BASE));
+    let followed = follower.advance(&delta, &policy, &context, &[]);
+    assert_eq!(*followed.unwrap(), verdict);
+
+    let now = round(&mut node, 2, Some(between.clone()));
+    assert!(now.verdict.trusted, "{}", now.verdict);
+    let delta = delta_after(&now.evidence, &evidence, at(&between, BASE));
+    assert_eq!(delta.checkpoints.len(), 2);
+    let followed = follower.advance(&delta, &now.policy, &now.context, &[]);
+    assert_eq!(*followed.expect("it is followed"), now.verdict);
+}
+
+/// The holder of the key seals a record under a number that an earlier round's has: only the whole shows it.
+#[test]
+fn a_number_that_was_given_in_an_earlier_round_is_for_the_appraisal_which_refuses_it() {
+    let mut node = boot();
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let first = round(&mut node, 0, None);
+    let state = first.verdict.state.clone().unwrap();
+    node.execute_good(&Actor::pod(pod(2), "/bin/app"), "/bin/app");
+    node.waiting.last_mut().unwrap().1.seq = 2;
+    let now = round(&mut node, 1, Some(state.clone()));
+    let says = |f: &cgpath_appraisal::Finding| f.rule == Rule::Records && f.text.contains("given twice");
+    assert!(now.verdict.failures().any(says), "{}", now.verdict);
+    let delta = delta_after(&now.evidence, &first.evidence, at(&state, BASE));
+    let mut follower = first.follower().unwrap();
+    assert!(follower.advance(&delta, &now.policy, &now.context, &[]).is_none());
+}
+
+/// An entry that stands where its record lets expect it is joined by whatever digests the record has.
+#[test]
+fn records_without_a_digest_of_sha_1_are_followed() {
+    let mut node = boot();
+    node.execute_good(&Actor::pod(pod(1), "/bin/app"), "/bin/app");
+    let first = round(&mut node, 0, None);
+    let state = first.verdict.state.clone().unwrap();
+    // What was shown unsealed stays as it is.
+    let shown = node.waiting.len();
+    node.execute_good(&Actor::pod(pod(3), "/bin/app"), "/bin/app");
+    for (_, record) in node.waiting.iter_mut().skip(shown) {
+        record.digests.retain(|digest| digest.bank() != Bank::Sha1);
+    }
+    let now = round(&mut node, 1, Some(state.clone()));
+    assert!(now.verdict.trusted, "{}", now.verdict);
+    let delta = delta_after(&now.evidence, &first.evidence, at(&state, BASE));
+    let mut follower = first.follower().unwrap();
+    let followed = follower.advance(&delta, &now.policy, &now.context, &[]);
+    assert_eq!(*followed.expect("it is followed"), now.verdict);
 }

@@ -6,6 +6,7 @@
 use crate::policies::policy_with;
 use crate::ways::{self, Ways, verdict_key};
 use cgpath_appraisal::ear::{self, AttestationResult, EarStatus, Scope};
+use cgpath_appraisal::follow::Follower;
 use cgpath_appraisal::{Finding, Rule, Severity, State, Verdict, accept};
 use cgpath_evidence::{
     EventKind, FileHash, Identity, LayerFile, PodLoss, PodUid, Record,
@@ -23,7 +24,12 @@ fn app(n: u8) -> Actor {
 
 /// A record of an event that is about a memfd, as the kernel's programs make it.
 pub fn memfd(node: &mut Node, actor: &Actor, kind: EventKind) {
-    node.record_execution(actor, kind, MEMFD, FileHash::Unhashed(0));
+    memfd_named(node, actor, kind, MEMFD);
+}
+
+/// The same, of a memfd with this name.
+pub fn memfd_named(node: &mut Node, actor: &Actor, kind: EventKind, name: &str) {
+    node.record_execution(actor, kind, name, FileHash::Unhashed(0));
     let record = last(node);
     (record.dev, record.ino) = (UNLINKED_MEMORY_DEVICE, 1025);
     record.identity = Some(Box::new(Identity {
@@ -323,4 +329,22 @@ fn no_policy_of_a_pod_trusts_the_host_or_an_unknown_pod_with_code_in_memory() {
             .find(|f| f.rule == rule && f.text.contains("no hash"));
         assert!(found.is_some(), "{verdict}");
     }
+}
+
+/// What is kept of such mappings is the first one's name, which is the pod's to choose.
+#[test]
+fn the_name_of_the_first_such_mapping_is_weighed_with_what_is_kept_of_the_node() {
+    let nonce = b"the nonce of this request";
+    let weight = |len: usize| {
+        let mut case = Case::new(true);
+        let name = format!("/memfd:{} (deleted)", "x".repeat(len));
+        memfd_named(&mut case.node, &app(1), EventKind::LateMapping, &name);
+        let evidence = case.node.attest(nonce);
+        let context = case.node.context(nonce, None);
+        let begun = Follower::begin(&evidence, &case.policy(), &context, &[], context.now);
+        let (verdict, follower) = begun.unwrap();
+        assert!(verdict.trusted, "{verdict}");
+        follower.unwrap().weight()
+    };
+    assert_eq!(weight(3000) - weight(1), 2999);
 }

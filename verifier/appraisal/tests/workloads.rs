@@ -7,6 +7,7 @@ use crate::policies::policy_with;
 use crate::shared_memory::memfd;
 use crate::ways::{self, Ways};
 use cgpath_appraisal::explain::explain;
+use cgpath_appraisal::follow::Follower;
 use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, Subject, Verdict, appraise};
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};
@@ -996,4 +997,42 @@ fn under_a_policy_of_version_1_names_change_nothing_for_node_and_tenant() {
     let own = crate::tenant::policy(&node, pod(1));
     let tenant = ways::tenant(&evidence, &verdict, pod(1), &own, &context).unwrap();
     assert!(tenant.trusted, "{tenant}");
+}
+
+#[test]
+fn an_entry_without_a_record_may_wait_where_some_container_may_have_it_or_hides_it() {
+    for (path, content, waits) in [
+        ("/bin/app", "4/bin/app", true),
+        ("/tmp/x", "anything", true),
+        ("/bin/app", "anything", false),
+    ] {
+        let mut case = Case::new("");
+        case.names(pod(20), [1, 2, 3]);
+        case.starts(pod(20), [1, 2, 3]);
+        assert!(case.round().trusted);
+        let nonce = case.nonce();
+        case.node.seal(Some(&nonce));
+        let entry = Measurement::ima_ng(path.as_bytes(), &sha256(content.as_bytes()));
+        assert!(!case.node.list.contains(&entry));
+        case.node.list.push(entry);
+        let quote = case.node.quote(&nonce);
+        let evidence = case.node.evidence(quote);
+        let verdict = case.appraised(&evidence, &nonce);
+        assert_eq!(verdict.node.state == State::Trusted, waits, "{verdict}");
+        assert_eq!(verdict.node.pending, 2, "that entry and the checkpoint's own");
+    }
+}
+
+#[test]
+fn what_the_runtime_calls_a_pod_is_weighed_with_what_is_kept_of_the_node() {
+    let nonce = b"the nonce of this request";
+    let weight = |note: &str| {
+        let mut node = Case::new("").node;
+        node.name_pod(pod(20), "shop", &[WEB[0], ("note", note)]);
+        let evidence = node.attest(nonce);
+        let (policy, context) = (node.policy(), node.context(nonce, None));
+        let (_, follower) = Follower::begin(&evidence, &policy, &context, &[], context.now).unwrap();
+        follower.unwrap().weight()
+    };
+    assert_eq!(weight(&"x".repeat(60)) - weight("x"), 59);
 }

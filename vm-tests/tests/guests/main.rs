@@ -26,6 +26,7 @@ mod kernel_tier_virtme;
 mod keylime_push;
 mod load;
 mod lsm_advice;
+mod out_of_sight;
 mod overlays;
 mod pending;
 mod per_kernel;

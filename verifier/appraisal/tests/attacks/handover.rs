@@ -3,7 +3,7 @@
 use super::{Life, Round, busy, conclude};
 use cgpath_appraisal::{Rule, Severity};
 use cgpath_evidence::{Collectors, Digest, EventKind, FileHash, GuardAction, PartitionKey};
-use cgpath_testkit::{Actor, COLLECTOR, KeyKind, Node, pod, sha256};
+use cgpath_testkit::{Actor, COLLECTOR, KeyKind, Measurement, Node, pod, sha256};
 
 /// What a new binary takes hold of when it takes over, about as often as it does.
 const TOUCHES: [GuardAction; 4] = [
@@ -423,6 +423,16 @@ fn a_program_that_counts_as_the_collector_stands_in_the_list() {
     let mut wrong = must_say(&life.round(), Rule::Host, words);
     life.node.try_successor(&next());
     wrong.extend(must_say(&life.round(), Rule::Host, words));
+    // At another path it is another program, and a violation measured nothing.
+    for entry in [
+        Measurement::ima_ng(b"/usr/bin/tool", &next()),
+        Measurement::violation(COLLECTOR.as_bytes()),
+    ] {
+        let mut life = Life::begin(known());
+        life.node.list.push(entry);
+        executed(&mut life.node);
+        wrong.extend(must_say(&life.round(), Rule::Host, words));
+    }
     // Checkpoint 0, too.
     let mut node = Node::boot(KeyKind::EcdsaP256);
     let of_collector = node.host_files.get_mut(COLLECTOR.as_bytes()).unwrap();

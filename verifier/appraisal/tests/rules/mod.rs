@@ -20,8 +20,8 @@ mod v8_pods;
 mod v9_pods_files;
 
 use cgpath_appraisal::{
-    Context, ExpectedNonce, Finding, NodeState, PinnedKey, Rule, Severity, State, Subject, Unusable, Verdict,
-    appraise,
+    Context, ExpectedNonce, Finding, MAX_UNNAMED, NodeState, PinnedKey, Rule, Severity, State, Subject,
+    Unusable, Verdict, appraise,
 };
 use cgpath_evidence::{
     Bank, Digest, Entry, EventKind, Evidence, FileHash, GuardAction, GuardMode, Load, Loaded, Losses,

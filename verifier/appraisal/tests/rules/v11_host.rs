@@ -251,21 +251,39 @@ fn a_load_that_is_half_stated_fails_the_node() {
 
 #[test]
 fn that_the_host_ran_something_by_learned_values_is_said() {
-    let mut node = busy();
-    let evidence = node.attest(NONCE);
-    assert!(!appraised(&node, &evidence).learned);
-    // Of all that the host ran, one program is accepted by what was learned alone.
     let path = b"/usr/bin/tool".to_vec();
+    let hash = sha256(&path);
+    let actor = Actor::host("/sbin/init");
+    // Measured and executed, or one of both.
+    let changes: [&dyn Fn(&mut Node); 3] = [
+        &|node| node.execute_good(&actor, &path),
+        &|node| node.measure(&actor, &path, &hash),
+        &|node| {
+            let hash = FileHash::Measured(hash.clone());
+            node.record_execution(&actor, EventKind::Execution, &path, hash);
+        },
+    ];
+    for change in changes {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        change(&mut node);
+        is_said_to_be_learned(&mut node, &path);
+    }
+}
+
+/// Of all that the host ran, one program is accepted by what was learned alone.
+fn is_said_to_be_learned(node: &mut Node, path: &[u8]) {
+    let evidence = node.attest(NONCE);
+    assert!(!appraised(node, &evidence).learned);
     let mut learned = Reference::new(Source {
         kind: SourceKind::Log,
         name: "a list".into(),
         digest: None,
     });
-    learned.insert(path.clone(), sha256(&path)).unwrap();
+    learned.insert(path.to_vec(), sha256(path)).unwrap();
     let mut json = Vec::new();
     learned.write_json(&mut json).unwrap();
     let mut installed = node.clone();
-    installed.host_files.remove(&path);
+    installed.host_files.remove(path);
     let yaml = node
         .policy_yaml()
         .replace("[host.json]", "[host.json, learned.json]");
@@ -274,5 +292,6 @@ fn that_the_host_ran_something_by_learned_values_is_said() {
         _ => installed.reference(name).ok_or_else(String::new),
     });
     let verdict = appraise(&evidence, &policy.unwrap(), &node.context(NONCE, None)).unwrap();
-    assert!(verdict.trusted && verdict.learned, "{verdict}");
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert!(verdict.learned, "{verdict}");
 }

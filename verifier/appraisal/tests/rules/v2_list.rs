@@ -128,6 +128,51 @@ fn a_padded_bank_is_recognised_and_the_policy_decides() {
     assert!(verdict.relaxations.contains(&"padded-banks: report".to_owned()));
 }
 
+/// Before Linux 5.8 all banks but SHA-1 had a padded SHA-1, also for a violation.
+#[test]
+fn what_an_old_kernel_extends_for_a_violation_is_recognised_as_padded() {
+    let mut node = busy();
+    node.banks = vec![Bank::Sha1, Bank::Sha256];
+    node.padded.insert(Bank::Sha256);
+    node.extra_policy += "padded-banks: report\nviolations: {permit: ['/var/log/**']}\n";
+    node.violate(&Actor::host("/sbin/init"), "/var/log/wtmp");
+    node.seal(Some(NONCE));
+    let list = node.list.clone();
+    let quoted = |bank: Bank, of_violation: &[u8]| {
+        list.iter().fold(Digest::zero(bank), |pcr, entry| {
+            let mut bytes = match entry.violation {
+                true => of_violation.to_vec(),
+                false => entry.digest(Bank::Sha1).bytes().to_vec(),
+            };
+            bytes.resize(bank.len(), 0);
+            pcr.extend(&Digest::new(bank, &bytes).unwrap())
+        })
+    };
+    let ones = [0xff; 32];
+    let mut appraised = |of_violation: &[u8]| {
+        let values = [
+            quoted(Bank::Sha1, &ones[..20]),
+            quoted(Bank::Sha256, of_violation),
+        ];
+        let quote = node.quote_with(NONCE, |attest| {
+            let digest = Bank::Sha256.hash(&[values[0].bytes(), values[1].bytes()]);
+            attest.pcr_digest = digest.bytes().to_vec();
+        });
+        let evidence = node.evidence(quote);
+        super::appraised(&node, &evidence)
+    };
+    for ones in [&ones[..20], &ones] {
+        let verdict = appraised(ones);
+        assert!(verdict.trusted, "{verdict}");
+        assert!(
+            verdict.node.anchor.contains("sha256, padded sha1"),
+            "{}",
+            verdict.node.anchor
+        );
+    }
+    disbelieved(&appraised(&ones[..21]), Rule::Coverage, "no prefix");
+}
+
 #[test]
 fn an_entry_of_a_register_that_is_not_quoted_is_refused() {
     let mut node = busy();

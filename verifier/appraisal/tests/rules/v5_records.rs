@@ -403,3 +403,96 @@ fn what_was_sealed_before_the_last_round_can_not_be_sealed_anew_with_other_conte
     let evidence = node.evidence(quote);
     disbelieved(&appraised_next(&node, &evidence, &state), Rule::Records, "shrank");
 }
+
+#[test]
+fn equal_entries_are_joined_in_turn_whatever_stands_between_their_records() {
+    // A kernel without IMA's hash table lists a content again. Its second record comes behind that of a
+    // later entry, so that it is looked for.
+    let mut node = busy();
+    let actor = Actor::host("/sbin/init");
+    let entry = |path: &str| Measurement::ima_ng(path.as_bytes(), &sha256(path.as_bytes()));
+    let [twice, once] = ["/usr/bin/runc", "/usr/bin/containerd"];
+    node.list.extend([twice, twice, once].map(entry));
+    for path in [twice, once, twice] {
+        node.record_entry(&actor, path, &entry(path), 0);
+    }
+    let evidence = node.attest(NONCE);
+    let verdict = appraised(&node, &evidence);
+    assert!(verdict.trusted, "{verdict}");
+}
+
+/// What is measured behind the last seal, and before the quote.
+fn behind_the_seal(act: impl FnOnce(&mut Node)) -> Verdict {
+    let mut node = busy();
+    node.seal(Some(NONCE));
+    act(&mut node);
+    let quote = node.quote(NONCE);
+    appraised(&node, &node.evidence(quote))
+}
+
+fn only_pod_2_is_untrusted(verdict: &Verdict) {
+    assert_eq!(verdict.node.state, State::Trusted, "{verdict}");
+    assert_eq!(
+        states(verdict),
+        [State::Trusted, State::Untrusted, State::Trusted, State::Trusted],
+        "{verdict}"
+    );
+    assert_eq!(verdict.node.pending, 2, "that entry and the checkpoint's own");
+}
+
+#[test]
+fn a_violation_that_is_not_sealed_yet_is_charged_to_the_pod_that_its_record_names() {
+    let verdict = behind_the_seal(|node| node.violate(&Actor::pod(pod(2), "/bin/app"), "/lib/libc.so"));
+    only_pod_2_is_untrusted(&verdict);
+    fails(&verdict, Rule::Violations, "");
+}
+
+#[test]
+fn an_unsealed_record_names_who_caused_an_entry_only_where_all_that_it_says_is_so() {
+    let evil = |change: fn(&mut Record, &Measurement)| {
+        behind_the_seal(|node| {
+            node.measure(&Actor::pod(pod(2), "/bin/app"), "/tmp/evil", &sha256(b"rootkit"));
+            let other = node.list[1].clone();
+            change(&mut node.waiting.last_mut().unwrap().1, &other);
+        })
+    };
+    only_pod_2_is_untrusted(&evil(|_, _| ()));
+    let changes: [fn(&mut Record, &Measurement); 2] = [
+        |record, other| record.digests[1] = other.digest(Bank::Sha256),
+        |record, _| record.pcr = 11,
+    ];
+    for change in changes {
+        let verdict = evil(change);
+        fails(&verdict, Rule::Records, "nothing names who caused its entry");
+        assert_eq!(verdict.node.state, State::Untrusted, "{verdict}");
+    }
+}
+
+#[test]
+fn an_entry_that_a_mark_may_explain_is_pending_as_one_that_nothing_explains_is() {
+    let hidden = |n: usize| Measurement::ima_ng(format!("/tmp/{n}").as_bytes(), &sha256(b"rootkit"));
+    only_pod_2_is_untrusted(&behind_the_seal(|node| {
+        node.list.push(hidden(0));
+        node.begin_entry(&Actor::pod(pod(2), "/bin/app"));
+    }));
+    // Beside that one, contents that somebody accepts.
+    for (many, are_too_many) in [(0, false), (MAX_UNNAMED - 1, false), (MAX_UNNAMED, true)] {
+        let verdict = behind_the_seal(|node| {
+            node.list.push(hidden(0));
+            for n in 0..many {
+                let path = format!("/usr/lib/host-{n}").into_bytes();
+                let content = sha256(&path);
+                node.list.push(Measurement::ima_ng(&path, &content));
+                node.host_files.insert(path, [content].into());
+            }
+        });
+        fails(&verdict, Rule::Records, "nothing names who caused its entry");
+        assert_eq!(
+            verdict.node.pending,
+            many as u64 + 2,
+            "those, the hidden one and the checkpoint's own"
+        );
+        let is_said = |f: &Finding| f.text.starts_with("too many entries have neither");
+        assert_eq!(verdict.failures().any(is_said), are_too_many, "{many}");
+    }
+}

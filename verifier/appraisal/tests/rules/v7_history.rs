@@ -214,3 +214,35 @@ fn a_state_of_another_key_is_not_compared_away() {
         "another attestation key",
     );
 }
+
+/// What was covered last is what was judged in its time. A content under a checkpoint's name that comes right
+/// behind that is judged by its content, by each kernel that the list is carried over to.
+#[test]
+fn a_checkpoints_name_right_behind_what_was_covered_hides_nothing_behind_a_kexec() {
+    let mut node = busy();
+    node.extra_policy += "kexec: allow\n";
+    let pods: Vec<_> = node.pod_files.values().cloned().collect();
+    for (path, digests) in pods.into_iter().flatten() {
+        node.host_files.entry(path).or_default().extend(digests);
+    }
+    let first = first_round(&mut node);
+    let place = node.list.len() as u64;
+    assert_eq!(first.covered, place);
+    let path = format!("{}70", cgpath_evidence::checkpoint::DIRECTORY);
+    node.list
+        .push(Measurement::ima_ng(path.as_bytes(), &sha256(b"rootkit")));
+    let mut state = first;
+    for kernel in 1..=2 {
+        kexec(&mut node, true);
+        for round in 0..2 {
+            let evidence = node.attest(NEXT);
+            let verdict = appraised_next(&node, &evidence, &state);
+            let said = verdict.failures().filter(|f| f.rule == Rule::Host);
+            let places: Vec<_> = said.map(|finding| finding.index).collect();
+            assert_eq!(places, [Some(place)], "kernel {kernel}, round {round}: {verdict}");
+            assert_eq!(verdict.node.state, State::Untrusted, "{verdict}");
+            state = verdict.state.expect("the evidence is believed");
+            assert_eq!(state.impostors, [place], "kernel {kernel}, round {round}");
+        }
+    }
+}

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::Workspace;
 
-const FILE: &str = "verifier/appraisal/tests/mutants.txt";
+/// Where they stand, which is no source of a test.
+pub const FILE: &str = "verifier/appraisal/tests/mutants.txt";
 
 /// Names and reasons.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 use crate::{build as tools, shell};
 
 use super::log::{Log, Outcome};
-use super::{Mutant, PACKAGE, ROOT, SOURCES};
+use super::{Mutant, PACKAGE, ROOT, SOURCES, accepted};
 
 /// So many times switches that do not compile are taken out: each stage of the compiler has errors of its
 /// own.
@@ -89,12 +89,15 @@ impl<'w> Tree<'w> {
         })
     }
 
-    /// SHA-256 over the repository's files at these paths, with their names.
+    /// SHA-256 over the repository's files at these paths, with their names; without the list of mutants that
+    /// no test kills.
     ///
     /// # Errors
     /// When one cannot be read.
     pub fn digest(&self, paths: &[&str]) -> Result<String> {
-        let is_there = |file: &&String| paths.iter().any(|path| Path::new(file).starts_with(path));
+        let is_there = |file: &&String| {
+            paths.iter().any(|path| Path::new(file).starts_with(path)) && *file != accepted::FILE
+        };
         let mut bytes = Vec::new();
         for file in self.files.iter().filter(is_there) {
             let content = std::fs::read(self.workspace.root.join(file))?;

@@ -1,7 +1,8 @@
 //! What became of each mutant, one JSON object a line.
 //!
-//! Promise: a line counts for the sources that it states: what was killed, or does not compile, is known as
-//! long as the code is the same; what survived is tried again with other tests.
+//! Promise: a line counts for the sources that it states. What does not compile is known as long as the code
+//! is the same, and all else as long as the tests are, too: with other tests a kill only says which test to
+//! begin with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -56,6 +57,8 @@ pub struct Log {
     code: String,
     tests: String,
     known: BTreeMap<String, Outcome>,
+    /// The tests that killed mutants when the tests were others.
+    killers: BTreeMap<String, String>,
     /// Mutants that have no switch, and may compile by themselves.
     alone: BTreeSet<String>,
     /// Mutants that survived the tests of short modules.
@@ -78,6 +81,7 @@ impl Log {
             code,
             tests,
             known: BTreeMap::new(),
+            killers: BTreeMap::new(),
             alone: BTreeSet::new(),
             survivors: BTreeSet::new(),
         };
@@ -100,12 +104,18 @@ impl Log {
         if line["outcome"] == "alone" {
             self.alone.insert(name.to_owned());
         }
-        if line["outcome"] == "survivor" && line["tests"] == self.tests.as_str() {
+        let is_of_these_tests = line["tests"] == self.tests.as_str();
+        if line["outcome"] == "survivor" && is_of_these_tests {
             self.survivors.insert(name.to_owned());
         }
-        let Some(outcome) = Outcome::of(line) else { return };
-        if outcome != Outcome::Missed || line["tests"] == self.tests.as_str() {
-            self.known.insert(name.to_owned(), outcome);
+        match Outcome::of(line) {
+            Some(outcome) if is_of_these_tests || outcome == Outcome::Unviable => {
+                self.known.insert(name.to_owned(), outcome);
+            }
+            Some(Outcome::Caught(test)) => {
+                self.killers.insert(name.to_owned(), test);
+            }
+            _ => {}
         }
     }
 
@@ -141,8 +151,9 @@ impl Log {
         writeln!(self.file, "{line}").with_context(|| format!("writing {}", self.path.display()))
     }
 
-    pub fn code(&self) -> &str {
-        &self.code
+    /// SHA-256 of the code and of the tests.
+    pub fn sources(&self) -> [&str; 2] {
+        [&self.code, &self.tests]
     }
 
     pub fn path(&self) -> &Path {
@@ -151,6 +162,11 @@ impl Log {
 
     pub fn outcome(&self, name: &str) -> Option<&Outcome> {
         self.known.get(name)
+    }
+
+    /// The test that killed a mutant when the tests were others.
+    pub fn killer(&self, name: &str) -> Option<&str> {
+        self.killers.get(name).map(String::as_str)
     }
 
     pub fn is_open(&self, name: &str) -> bool {
@@ -171,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_code_begins_anew_and_other_tests_try_survivors_again() {
+    fn other_code_begins_anew_and_other_tests_try_all_again_that_compiles() {
         let folder = std::env::temp_dir().join(format!("cgpath-mutants-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let open = |code: &str, tests: &str| {
@@ -189,16 +205,25 @@ mod tests {
         log.add(&mutant("b"), &Outcome::Missed, Duration::ZERO).unwrap();
         log.leave_alone(&mutant("c")).unwrap();
         log.survived(&mutant("d"), Duration::ZERO).unwrap();
+        log.add(&mutant("e"), &Outcome::Unviable, Duration::ZERO).unwrap();
+        log.add(&mutant("f"), &Outcome::Timeout("test".to_owned()), Duration::ZERO)
+            .unwrap();
         let same = open("1", "1");
         assert_eq!(same.outcome("a"), Some(&killed));
         assert_eq!(same.outcome("b"), Some(&Outcome::Missed));
+        assert_eq!(same.outcome("e"), Some(&Outcome::Unviable));
+        assert!(!same.is_open("f") && same.killer("a").is_none());
         assert!(same.is_open("c") && same.is_alone("c") && !same.is_alone("a"));
         assert!(same.is_survivor("d") && same.is_open("d"));
         let other_tests = open("1", "2");
         assert!(!other_tests.is_survivor("d"));
-        assert!(!other_tests.is_open("a") && other_tests.is_open("b") && other_tests.is_alone("c"));
+        // A kill outlives neither the test that made it nor an edit of it.
+        assert!(other_tests.is_open("a") && other_tests.is_open("b") && other_tests.is_open("f"));
+        assert_eq!(other_tests.killer("a"), Some("test"));
+        assert!(!other_tests.is_open("e") && other_tests.is_alone("c"));
         let other_code = open("2", "1");
         assert!(other_code.is_open("a") && other_code.is_open("b") && !other_code.is_alone("c"));
+        assert!(other_code.is_open("e") && other_code.killer("a").is_none());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,8 +1,9 @@
 //! Every mutant that cargo-mutants makes of the rules: killed by a test, or listed with its reason.
 //!
 //! Promises: a run ends after about two hours and the next one goes on where it ended; another byte in the
-//! sources of the appraisal, or of what they rest on, begins anew, and other tests only try again what
-//! survived; what became of each mutant is kept, a line each. Cargo-mutants says which mutants there are;
+//! sources of the appraisal, or of what they rest on, begins anew; with another byte in the tests nothing is
+//! known but which test killed a mutant, and that one is run first; what became of each mutant is kept, a
+//! line each. Cargo-mutants says which mutants there are;
 //! that one build holds nearly all of them, each behind a switch (`examples/switches.rs`), is ours: a build
 //! for each would take a day. Not here: the tests.
 
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::Workspace;
@@ -54,7 +55,12 @@ const CODE: &[&str] = &[
 ];
 
 /// Sources of the tests.
-const TESTS: &[&str] = &["policy/refvals/src", "testkit", "verifier/appraisal/tests"];
+const TESTS: &[&str] = &[
+    "evidence/tests/common",
+    "policy/refvals/src",
+    "testkit",
+    "verifier/appraisal/tests",
+];
 
 /// One of cargo-mutants' list.
 #[derive(Debug)]
@@ -79,18 +85,23 @@ impl Mutant {
 }
 
 /// Tries what is still to be tried; whether every mutant that was tried is killed or listed.
+///
+/// # Errors
+/// When no mutant's name has the filter in it, when something cannot be built, or when a test fails without
+/// a mutant.
 pub fn mutants(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     let begin = Instant::now();
     let folder = workspace.target.join("soak/mutants");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let mutants = list(workspace)?;
+    let chosen = chosen(&mutants, filter)?;
     let accepted = Accepted::read(workspace)?;
     let tree = Tree::copy(workspace, &folder, &mutants)?;
     let mut log = Log::open(&folder, tree.digest(CODE)?, tree.digest(TESTS)?)?;
     let programs = tree.switch(&mutants, &mut log)?;
-    let mut trials = Trials::begin(programs, &folder, log.code())?;
+    let mut trials = Trials::begin(programs, &folder, log.sources())?;
     // Those without a switch come last: each has a build of its own.
-    let (alone, switched): (Vec<_>, Vec<_>) = chosen(&mutants, filter)
+    let (alone, switched): (Vec<_>, Vec<_>) = chosen
         .into_iter()
         .filter(|mutant| log.is_open(&mutant.name))
         .partition(|mutant| log.is_alone(&mutant.name));
@@ -109,7 +120,7 @@ pub fn mutants(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
         let early = if log.is_survivor(&mutant.name) {
             None
         } else {
-            trials.early(mutant)?
+            trials.early(mutant, log.killer(&mutant.name))?
         };
         match early {
             Some(outcome) => log.add(mutant, &outcome, started.elapsed())?,
@@ -127,13 +138,17 @@ pub fn mutants(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
         let outcome = trials.late(mutant)?;
         log.add(mutant, &outcome, started.elapsed())?;
     }
+    if !alone.is_empty() {
+        // Their builds take the place of the one in which a test can be run without a mutant.
+        trials.measure_all()?;
+    }
     for mutant in alone {
         if begin.elapsed() > LONGEST {
             break;
         }
         let started = Instant::now();
         let outcome = match tree.alone(mutant)? {
-            Some(programs) => trials.alone(mutant, &programs)?,
+            Some(programs) => trials.alone(mutant, &programs, log.killer(&mutant.name))?,
             None => Outcome::Unviable,
         };
         log.add(mutant, &outcome, started.elapsed())?;
@@ -182,7 +197,10 @@ fn list(workspace: &Workspace) -> Result<Vec<Mutant>> {
 }
 
 /// The mutants that are wanted, those first that matter most.
-fn chosen<'m>(mutants: &'m [Mutant], filter: Option<&str>) -> Vec<&'m Mutant> {
+///
+/// # Errors
+/// When there is none: a name that was mistyped must not pass.
+fn chosen<'m>(mutants: &'m [Mutant], filter: Option<&str>) -> Result<Vec<&'m Mutant>> {
     let is_wanted = |mutant: &&Mutant| filter.is_none_or(|filter| mutant.name.contains(filter));
     let mut chosen: Vec<&Mutant> = mutants.iter().filter(is_wanted).collect();
     let rank = |mutant: &&Mutant| {
@@ -192,8 +210,11 @@ fn chosen<'m>(mutants: &'m [Mutant], filter: Option<&str>) -> Vec<&'m Mutant> {
             .position(|first| rule.starts_with(first))
             .unwrap_or(FIRST.len())
     };
+    if chosen.is_empty() {
+        bail!("no mutant has `{}` in its name", filter.unwrap_or_default());
+    }
     chosen.sort_by_key(rank);
-    chosen
+    Ok(chosen)
 }
 
 /// Says what became of the mutants.
@@ -293,6 +314,7 @@ mod tests {
         let all = all.map(mutant);
         let names = |filter| -> Vec<String> {
             chosen(&all, filter)
+                .unwrap()
                 .iter()
                 .map(|mutant| mutant.name.clone())
                 .collect()
@@ -305,5 +327,12 @@ mod tests {
         ];
         assert_eq!(names(None), sorted);
         assert_eq!(names(Some("names")), ["rules/names.rs: c"]);
+    }
+
+    #[test]
+    fn a_filter_that_fits_no_mutant_is_an_error() {
+        let error = chosen(&[mutant("steps.rs: a")], Some("rules/v99_")).unwrap_err();
+        assert_eq!(error.to_string(), "no mutant has `rules/v99_` in its name");
+        assert!(chosen(&[], None).is_err());
     }
 }

@@ -35,9 +35,6 @@ const GROUP: f64 = 0.5;
 /// Tests that kill in the same file, tried first.
 const KILLERS: usize = 6;
 
-/// Taken for a test that was not run yet.
-const UNKNOWN: f64 = 10.0;
-
 /// The same cases in each run, as cargo sets it (`.cargo/config.toml`).
 const SEED: (&str, &str) = ("PROPTEST_RNG_SEED", "1");
 
@@ -71,7 +68,8 @@ pub struct Trials {
     unknown: Vec<(usize, String)>,
     /// How many mutants of a file a test killed.
     kills: BTreeMap<(String, String), u32>,
-    code: String,
+    /// SHA-256 of the code and of the tests.
+    sources: [String; 2],
     folder: PathBuf,
     reached: File,
 }
@@ -83,28 +81,23 @@ enum End {
 }
 
 impl Trials {
-    /// Runs each test once alone: how long it takes, and which switches it comes by. That is kept as long as
-    /// the code is the same.
+    /// Runs each test of short modules once alone: that it passes, how long it takes, and which switches it
+    /// comes by. That is kept as long as code and tests are the same: an edited test may fail by itself, or
+    /// come by others.
     ///
     /// # Errors
     /// When one fails.
-    pub fn begin(programs: Vec<Program>, folder: &Path, code: &str) -> Result<Self> {
+    pub fn begin(programs: Vec<Program>, folder: &Path, sources: [&str; 2]) -> Result<Self> {
         let path = folder.join("reached.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let known: BTreeMap<String, Value> = lines
-            .filter(|line| line["code"] == code)
-            .filter_map(|line| Some((line["test"].as_str()?.to_owned(), line)))
-            .collect();
+        let known = known(&text, sources);
         let mut trials = Self {
             programs,
             early: Vec::new(),
             late: Vec::new(),
             unknown: Vec::new(),
             kills: BTreeMap::new(),
-            code: code.to_owned(),
+            sources: sources.map(str::to_owned),
             folder: folder.to_owned(),
             reached: File::options().create(true).append(true).open(&path)?,
         };
@@ -125,13 +118,35 @@ impl Trials {
         Ok(trials)
     }
 
-    /// Tries a mutant that has a switch, with the tests of short modules. `None` if it survives them.
+    /// Tries a mutant that has a switch, with the test that killed it when tests were others, then with those
+    /// of short modules. `None` if it survives them.
     ///
     /// # Errors
-    /// When a test cannot be started.
-    pub fn early(&mut self, mutant: &Mutant) -> Result<Option<Outcome>> {
+    /// When a test cannot be started, or fails without a mutant.
+    pub fn early(&mut self, mutant: &Mutant, killer: Option<&str>) -> Result<Option<Outcome>> {
+        if let Some(at) = self
+            .unknown
+            .iter()
+            .position(|(_, name)| Some(name.as_str()) == killer)
+        {
+            let (place, name) = self.unknown.swap_remove(at);
+            let test = self.measure(place, name)?;
+            self.late.push(test);
+        }
+        let tests = reaching(&self.named(killer), mutant);
+        if let Some(outcome) = self.run(mutant, tests, None)? {
+            return Ok(Some(outcome));
+        }
         let tests = reaching(&self.early, mutant);
         self.run(mutant, tests, None)
+    }
+
+    /// The tests of this name that were run without a mutant.
+    fn named(&self, name: Option<&str>) -> Vec<Test> {
+        let all = self.early.iter().chain(&self.late);
+        all.filter(|test| Some(test.name.as_str()) == name)
+            .cloned()
+            .collect()
     }
 
     /// Tries one that survived those with the tests of long modules.
@@ -154,24 +169,29 @@ impl Trials {
         Ok(Outcome::Missed)
     }
 
-    /// Tries a mutant that is all that these programs hold.
+    /// Runs the tests of long modules without a mutant that were not run yet.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub fn measure_all(&mut self) -> Result<()> {
+        while let Some((place, name)) = self.unknown.pop() {
+            let test = self.measure(place, name)?;
+            self.late.push(test);
+        }
+        Ok(())
+    }
+
+    /// Tries a mutant that is all that these programs hold, after [`Self::measure_all`]: with the test that
+    /// killed it when tests were others, then with all.
     ///
     /// # Errors
     /// When a test cannot be started.
-    pub fn alone(&mut self, mutant: &Mutant, programs: &[Program]) -> Result<Outcome> {
-        let unknown = self.unknown.iter().map(|(program, name)| Test {
-            program: *program,
-            name: name.clone(),
-            seconds: UNKNOWN,
-            reached: Rc::default(),
-        });
-        let tests = self
-            .early
-            .iter()
-            .chain(&self.late)
-            .cloned()
-            .chain(unknown)
-            .collect();
+    pub fn alone(&mut self, mutant: &Mutant, programs: &[Program], killer: Option<&str>) -> Result<Outcome> {
+        let first = self.named(killer);
+        if let Some(outcome) = self.run(mutant, first, Some(programs))? {
+            return Ok(outcome);
+        }
+        let tests = self.early.iter().chain(&self.late).cloned().collect();
         let outcome = self.run(mutant, tests, Some(programs))?;
         Ok(outcome.unwrap_or(Outcome::Missed))
     }
@@ -208,9 +228,20 @@ impl Trials {
     /// Runs a test without a mutant, and keeps what is seen of it.
     fn measure(&self, place: usize, name: String) -> Result<Test> {
         let test = Test::measure(place, &self.programs[place], name, &self.folder.join("seen"))?;
-        writeln!(&self.reached, "{}", test.line(&self.code))?;
+        writeln!(&self.reached, "{}", test.line(&self.sources))?;
         Ok(test)
     }
+}
+
+/// What was seen of each test with these sources, by its name.
+fn known(text: &str, sources: [&str; 2]) -> BTreeMap<String, Value> {
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter(|line| [&line["code"], &line["tests"]].map(Value::as_str) == sources.map(Some))
+        .filter_map(|line| Some((line["test"].as_str()?.to_owned(), line)))
+        .collect()
 }
 
 fn reaching(tests: &[Test], mutant: &Mutant) -> Vec<Test> {
@@ -328,8 +359,11 @@ impl Test {
         })
     }
 
-    fn line(&self, code: &str) -> Value {
-        json!({ "code": code, "test": self.name, "seconds": self.seconds, "reached": *self.reached })
+    fn line(&self, [code, tests]: &[String; 2]) -> Value {
+        json!({
+            "code": code, "tests": tests, "test": self.name, "seconds": self.seconds,
+            "reached": *self.reached,
+        })
     }
 
     fn measure(place: usize, program: &Program, name: String, seen: &Path) -> Result<Self> {
@@ -412,6 +446,34 @@ mod tests {
                 vec!["long"]
             ]
         );
+    }
+
+    #[test]
+    fn what_was_seen_of_a_test_counts_for_the_sources_that_it_had() {
+        let test = Test {
+            reached: Rc::new([7].into()),
+            ..test("a::b", 0, 0.5)
+        };
+        let text = format!("{}\nno line\n", test.line(&["code".into(), "tests".into()]));
+        let seen = |sources| {
+            known(&text, sources)
+                .get("a::b")
+                .and_then(|line| Test::of(3, line))
+        };
+        let same = seen(["code", "tests"]).unwrap();
+        assert_eq!(
+            (same.program, &same.name, &same.reached),
+            (3, &test.name, &test.reached)
+        );
+        assert!(seen(["other", "tests"]).is_none());
+        assert!(
+            seen(["code", "other"]).is_none(),
+            "an edited test may come by others"
+        );
+        // A line of the time when it did not state its tests.
+        let mut old = test.line(&["code".into(), "tests".into()]);
+        old["tests"].take();
+        assert!(known(&old.to_string(), ["code", "tests"]).is_empty());
     }
 
     #[test]
