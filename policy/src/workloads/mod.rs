@@ -171,7 +171,8 @@ pub struct Container {
     #[schemars(skip)]
     exec: (),
     /// V9: path patterns (`*` and `?` do not match `/`, `**` does). Where there are any, what is executed or
-    /// mapped executable under another path is a finding, though its content is accepted. They accept nothing.
+    /// mapped executable under another path is a finding, though its content is accepted. They accept
+    /// nothing.
     #[serde(default, deserialize_with = "only")]
     #[schemars(schema_with = "form::only_schema")]
     pub only: Vec<Pattern>,

@@ -310,8 +310,8 @@ fn a_report_says_which_image_each_container_really_runs_where_it_is_given_the_in
     };
     let page = report(&["--refs", "refs"]);
     let text = format!(
-        "container web (abababababab): 2 files, 1 of image two:1 ({}), 1 of the container runtime, 0 others; the \
-         container runtime names another image",
+        "container web (abababababab): 2 files, 1 of image two:1 ({}), 1 of the container runtime, 0 others; \
+         the container runtime names another image",
         pod.two
     );
     assert!(page.contains(&text), "{page}");

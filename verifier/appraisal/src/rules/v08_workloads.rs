@@ -434,7 +434,8 @@ impl Bench<'_> {
 
 impl Bench<'_> {
     /// V9: what the policy's `only` says of a file that was executed or mapped in this container, whatever
-    /// accepts its content. What the runtime itself runs there, while it sets the container up, is of no image.
+    /// accepts its content. What the runtime itself runs there, while it sets the container up, is of no
+    /// image.
     fn not_only(
         &self,
         of: &ContainerPolicy,

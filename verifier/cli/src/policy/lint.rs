@@ -144,7 +144,8 @@ fn of_workloads(part: &Workloads) -> Vec<(String, String)> {
     overlaps.chain(by_labels.map(say_labels)).collect()
 }
 
-/// Patterns of `only` under which nothing of the container's values can run, and those that leave nothing out.
+/// Patterns of `only` under which nothing of the container's values can run, and those that leave nothing
+/// out.
 fn of_only(workload: &WorkloadPolicy) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (name, of) in workload.containers() {
