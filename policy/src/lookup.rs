@@ -436,6 +436,11 @@ impl Policy {
         }
     }
 
+    /// Whether this is the content of one of the host's `runtime-files`.
+    pub fn is_runtime_content(&self, digest: &Digest) -> bool {
+        self.runtime_files.contains_key(digest)
+    }
+
     /// A content of the host's `runtime-files`.
     fn runtime_file(&self, digest: &Digest) -> Option<ContentMatch> {
         let learned = *self.runtime_files.get(digest)?;

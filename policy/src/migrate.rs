@@ -63,6 +63,7 @@ pub fn to_version_2(file: &str, yaml: &[u8], workloads: &str) -> Result<Migrated
             workload.selector.uid() == Some(pod.uid)
                 && container.is_some_and(|container| {
                     container.images.is_empty()
+                        && container.only.is_empty()
                         && container.references.iter().eq(values.references)
                         && container.excludes.items().iter().eq(values.excludes)
                         && container.opaque == pod.opaque

@@ -215,7 +215,7 @@ fn a_key_that_nothing_appraises_yet_is_refused_with_its_line() {
             "signers: {release: {key: release.pub}}\n",
             "signatures",
         ),
-        ("name: shop/web\n", "    max: 50\n", "nothing appraises"),
+        ("name: shop/web\n", "    max: 50\n", "when a pod ended"),
         (
             "name: shop/web\n",
             "    init-containers: {x: {references: [log.json]}}\n",
@@ -238,7 +238,6 @@ fn a_key_that_nothing_appraises_yet_is_refused_with_its_line() {
         ("signed-by: [release]", "signatures"),
         ("executions: entrypoint", "kubectl exec"),
         ("exec: [/app/healthz]", "kubectl exec"),
-        ("only: ['/app/**']", "nothing appraises"),
     ] {
         let text = WORKLOADS.replacen("[web.json]", &format!("[web.json], {key}"), 1);
         let (line, why) = refused(&text);
@@ -301,6 +300,10 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
             6,
             "reference",
         ),
+        ("[web.json]", "[web.json], only: []", 6, "empty allow list"),
+        ("[web.json]", "[web.json], only: [app/x]", 6, "must begin with /"),
+        // It would match what has no path from the root.
+        ("[web.json]", "[web.json], only: ['**']", 6, "must begin with /"),
     ] {
         assert!(WORKLOADS.contains(from), "{from}");
         let (found, why) = refused(&WORKLOADS.replacen(from, to, 1));
@@ -528,4 +531,33 @@ min-reboot: 11";
         part.workloads[1].selector.to_string(),
         "{uid: 22222222222242228222222222222222}"
     );
+}
+
+#[test]
+fn only_names_paths_and_a_path_that_is_not_whole_is_none_of_them() {
+    let text = WORKLOADS.replacen("[web.json]", "[web.json], only: ['/app/**', /bin/?h]", 1);
+    let policy = load(&text).unwrap();
+    let container = |name: &str| {
+        let workload = policy.all_workloads().next().unwrap();
+        workload.container(name).unwrap().container.clone()
+    };
+    let web = container("web");
+    for (path, may) in [
+        ("/app/web", true),
+        ("/app/lib/web.so", true),
+        ("/bin/sh", true),
+        ("/bin/bash", false),
+        ("/app", false),
+        ("/apple/web", false),
+        ("/x/app/web", false),
+        ("app/web", false),
+        ("", false),
+        ("/", false),
+    ] {
+        assert_eq!(web.may_run(path.as_bytes(), true), may, "{path}");
+        assert!(!web.may_run(path.as_bytes(), false), "{path}");
+        // Where there are none, nothing is said.
+        assert!(container("log").may_run(path.as_bytes(), false), "{path}");
+    }
+    assert!(web.may_run(b"/app/\xff", true));
 }

@@ -43,6 +43,11 @@ impl Pattern {
         })
     }
 
+    /// As it is written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Whether `path` matches, from its first to its last byte.
     pub fn matches(&self, path: &[u8]) -> bool {
         use std::os::unix::ffi::OsStrExt;

@@ -5,7 +5,8 @@
 //! `workloads`).
 
 use super::{ANY_CONTAINER, Container, ListedImage, MAX_SETTLE, Selector, Workload};
-use crate::form::{MAX_ITEMS, distinct, refused, whole};
+use crate::Pattern;
+use crate::form::{MAX_ITEMS, distinct, refused, some_of, whole};
 use cgpath_evidence::name::{MAX_LABEL, MAX_LABELS, is_label, is_name};
 use cgpath_evidence::text::quoted;
 use serde::{Deserialize, Deserializer, de};
@@ -38,8 +39,20 @@ pub(super) fn needs_api<'de, D: Deserializer<'de>>(d: D) -> core::result::Result
     )
 }
 
-pub(super) fn later<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
-    refused(d, "nothing appraises this key yet: leave it out")
+pub(super) fn ends<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<(), D::Error> {
+    refused(
+        d,
+        "evidence does not say yet when a pod ended, so nobody can count those that are there at once: leave \
+         this key out",
+    )
+}
+
+/// Patterns that a path from the root can match: what has no such path is nowhere.
+pub(super) fn only<'de, D: Deserializer<'de>>(d: D) -> core::result::Result<Vec<Pattern>, D::Error> {
+    some_of(d, |pattern: &Pattern| match pattern.text().starts_with('/') {
+        true => Ok(()),
+        false => Err(format!("pattern {} must begin with /", quoted(pattern.text()))),
+    })
 }
 
 /// Reads a text as what `parse` makes of it, or says at its place why that is nothing.
@@ -203,4 +216,13 @@ pub(super) fn containers<'de, D: Deserializer<'de>>(
 
 pub(super) fn settle_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "pattern": "^[0-9]+[sm]$", "default": "120s" })
+}
+
+pub(super) fn only_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_ITEMS,
+        "items": { "type": "string", "pattern": "^/" },
+    })
 }

@@ -14,10 +14,10 @@ pub use overlap::Overlap;
 
 use crate::form::{name, some, texts};
 use crate::node::form::WrittenUid;
-use crate::{Excludes, Opaque, Result, SharedMemoryCode};
+use crate::{Excludes, Opaque, Pattern, Result, SharedMemoryCode};
 use cgpath_evidence::PodUid;
 use form::{
-    containers, executions, folder, labels, later, listed, namespace, needs_api, seconds, selector,
+    containers, ends, executions, folder, labels, listed, namespace, needs_api, only, seconds, selector,
     signatures, version_two,
 };
 use schemars::JsonSchema;
@@ -103,7 +103,7 @@ pub struct Workload {
     #[serde(deserialize_with = "containers")]
     #[schemars(extend("minProperties" = 1), extend("maxProperties" = 4096))]
     pub containers: BTreeMap<String, Container>,
-    #[serde(default, deserialize_with = "later")]
+    #[serde(default, deserialize_with = "ends")]
     #[schemars(skip)]
     max: (),
     #[serde(default, deserialize_with = "needs_api")]
@@ -170,9 +170,12 @@ pub struct Container {
     #[serde(default, deserialize_with = "executions")]
     #[schemars(skip)]
     exec: (),
-    #[serde(default, deserialize_with = "later")]
-    #[schemars(skip)]
-    only: (),
+    /// V9: path patterns (`*` and `?` do not match `/`, `**` does). Where there are any, what is executed or
+    /// mapped executable under another path is a finding, though its content is accepted. They accept
+    /// nothing.
+    #[serde(default, deserialize_with = "only")]
+    #[schemars(schema_with = "form::only_schema")]
+    pub only: Vec<Pattern>,
 }
 
 /// What is known of a pod when its workload is looked for.
@@ -190,6 +193,14 @@ impl PodNames<'_> {
         at.ok()
             .and_then(|at| self.labels.get(at))
             .is_some_and(|(_, known)| known == value)
+    }
+}
+
+impl Container {
+    /// Whether a file may run under this path, or be mapped executable, as far as `only` says. A path that is
+    /// not whole is one that nobody knows: see [`Record::path_cut`](cgpath_evidence::Record::path_cut).
+    pub fn may_run(&self, path: &[u8], is_whole: bool) -> bool {
+        self.only.is_empty() || (is_whole && self.only.iter().any(|pattern| pattern.matches(path)))
     }
 }
 

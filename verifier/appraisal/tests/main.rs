@@ -17,6 +17,7 @@ mod lives;
 mod long_lists;
 mod measured;
 mod naive;
+mod only;
 mod pem;
 mod policies;
 mod properties;

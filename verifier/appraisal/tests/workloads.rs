@@ -12,19 +12,19 @@ use cgpath_appraisal::{Finding, MAX_WAITING, PodVerdict, Rule, Severity, State, 
 use cgpath_evidence::{ContainerName, EventKind, Evidence, FileHash, Named, PartitionKey, PodName, PodUid};
 use cgpath_testkit::{Actor, KeyKind, Measurement, Node, pod, sha256};
 
-const WEB: [(&str, &str); 2] = [("app", "web"), ("pod-template-hash", "1")];
+pub const WEB: [(&str, &str); 2] = [("app", "web"), ("pod-template-hash", "1")];
 /// Longer than the policy lets a name take.
-const LONG: u64 = 121;
+pub const LONG: u64 = 121;
 
 /// A container's id.
-fn id(n: u8) -> String {
+pub fn id(n: u8) -> String {
     format!("{n:02x}").repeat(32)
 }
 
 /// A node whose policy has two workloads: `shop/web` with two containers, and a static pod.
-struct Case {
-    node: Node,
-    ways: Ways,
+pub struct Case {
+    pub node: Node,
+    pub ways: Ways,
     rounds: u32,
 }
 
@@ -47,7 +47,7 @@ fn workloads(keys: &str) -> String {
 }
 
 impl Case {
-    fn new(keys: &str) -> Case {
+    pub fn new(keys: &str) -> Case {
         let mut node = Node::boot(KeyKind::EcdsaP256);
         let pause = [("/pause".into(), [sha256(b"pause")].into())];
         node.pod_files.insert(pod(9), pause.into());
@@ -60,18 +60,18 @@ impl Case {
         }
     }
 
-    fn nonce(&mut self) -> Vec<u8> {
+    pub fn nonce(&mut self) -> Vec<u8> {
         self.rounds += 1;
         format!("the nonce of round {}", self.rounds).into_bytes()
     }
 
-    fn round(&mut self) -> Verdict {
+    pub fn round(&mut self) -> Verdict {
         let nonce = self.nonce();
         let evidence = self.node.attest(&nonce);
         self.appraised(&evidence, &nonce)
     }
 
-    fn appraised(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
+    pub fn appraised(&mut self, evidence: &Evidence, nonce: &[u8]) -> Verdict {
         let context = self.ways.next(self.node.context(nonce, None));
         let appraised = self
             .ways
@@ -97,22 +97,22 @@ impl Case {
         step.unwrap().lines
     }
 
-    fn after(&mut self, seconds: u64) {
+    pub fn after(&mut self, seconds: u64) {
         self.node.now += seconds;
     }
 
     /// Somebody executes what image `n` has at a path.
-    fn runs(&mut self, actor: &Actor, n: u8, path: &str) {
+    pub fn runs(&mut self, actor: &Actor, n: u8, path: &str) {
         self.node
             .execute(actor, path, &sha256(format!("{n}{path}").as_bytes()));
     }
 
-    fn in_container(&mut self, uid: PodUid, container: u8, image: u8) {
+    pub fn in_container(&mut self, uid: PodUid, container: u8, image: u8) {
         let actor = Actor::container(uid, &id(container), "", "/bin/app");
         self.runs(&actor, image, "/bin/app");
     }
 
-    fn names(&mut self, uid: PodUid, containers: [u8; 3]) {
+    pub fn names(&mut self, uid: PodUid, containers: [u8; 3]) {
         let [sandbox, web, log] = containers.map(id);
         self.node.name_pod(uid, "shop", &WEB);
         self.node.name_container(uid, &sandbox, "");
@@ -120,7 +120,7 @@ impl Case {
         self.node.name_container(uid, &log, "log");
     }
 
-    fn starts(&mut self, uid: PodUid, containers: [u8; 3]) {
+    pub fn starts(&mut self, uid: PodUid, containers: [u8; 3]) {
         let [sandbox, web, log] = containers;
         let pause = Actor::container(uid, &id(sandbox), "", "/pause");
         self.node.execute(&pause, "/pause", &sha256(b"pause"));
@@ -129,12 +129,12 @@ impl Case {
     }
 }
 
-fn of(verdict: &Verdict, uid: PodUid) -> &PodVerdict {
+pub fn of(verdict: &Verdict, uid: PodUid) -> &PodVerdict {
     verdict.pod(uid).unwrap_or_else(|| panic!("{uid}:\n{verdict}"))
 }
 
 #[track_caller]
-fn fails<'v>(verdict: &'v Verdict, uid: PodUid, rule: Rule, words: &str) -> &'v Finding {
+pub fn fails<'v>(verdict: &'v Verdict, uid: PodUid, rule: Rule, words: &str) -> &'v Finding {
     let pod = of(verdict, uid);
     assert_eq!(pod.state, State::Untrusted, "{verdict}");
     let found = pod

@@ -9,9 +9,10 @@ use crate::output::{Colour, Failure, Output, Status, count, escape};
 use crate::prove::uid;
 use crate::refs::Index;
 use cgpath_appraisal::identify::{Used, used};
-use cgpath_evidence::{Digest, Evidence, PodUid};
+use cgpath_evidence::{Digest, Evidence, PartitionKey, PodUid};
 use cgpath_policy::refs::Image;
 use cgpath_policy::{Allowed, Name, Policy, named_digest};
+use cgpath_report::{AllIdentified, Identified};
 use cgpath_service::policy_files;
 use cgpath_service::store::Store;
 use serde::Serialize;
@@ -102,30 +103,8 @@ impl Identify {
             let why = format!("the evidence has nothing that pod {} used", self.pod);
             return Err(Failure::new("no-pod", why).hint("`cgpath verify` lists the pods of the evidence"));
         }
-        let index = Index::open(self.refs)?;
-        let images = index.images()?;
-        let mut judges: Vec<Judge<'_>> = parts
-            .iter()
-            .map(|part| Judge::new(part, policy.as_ref()))
-            .collect();
-        let mut known = BTreeSet::new();
-        for layer in images.iter().flat_map(|image| &image.layers) {
-            // Images share layers. One after the other: each can be large.
-            if known.insert(&layer.values) {
-                let allowed = Allowed::of([index.values(layer)?]);
-                for judge in &mut judges {
-                    judge.look_at(&layer.values, &allowed);
-                }
-            }
-        }
-        for image in &images {
-            for judge in &mut judges {
-                judge.compare(image);
-            }
-        }
         let mut is_clean = true;
-        for judge in judges {
-            let part = judge.conclude();
+        for part in compared(&parts, policy.as_ref(), &Index::open(self.refs)?)? {
             is_clean &= part.is_clean();
             if out.json() {
                 out.object(&part)?;
@@ -148,6 +127,62 @@ impl Identify {
             }
         }
     }
+}
+
+/// What the index says of these parts of pods, in their order.
+fn compared(parts: &[Used], policy: Option<&Policy>, index: &Index) -> Result<Vec<Part>, Failure> {
+    let images = index.images()?;
+    let mut judges: Vec<Judge<'_>> = parts.iter().map(|part| Judge::new(part, policy)).collect();
+    let mut known = BTreeSet::new();
+    for layer in images.iter().flat_map(|image| &image.layers) {
+        // Images share layers. One after the other: each can be large.
+        if known.insert(&layer.values) {
+            let allowed = Allowed::of([index.values(layer)?]);
+            for judge in &mut judges {
+                judge.look_at(&layer.values, &allowed);
+            }
+        }
+    }
+    for image in &images {
+        for judge in &mut judges {
+            judge.compare(image);
+        }
+    }
+    Ok(judges.into_iter().map(Judge::conclude).collect())
+}
+
+/// The same of all pods that stand in these; of one that is in several, by the last.
+///
+/// # Errors
+/// An index that cannot be read.
+pub(crate) fn all_pods<'e>(
+    evidence: impl Iterator<Item = &'e Evidence>,
+    policy: Option<&Policy>,
+    refs: PathBuf,
+) -> Result<AllIdentified, Failure> {
+    let mut of_pods: BTreeMap<PodUid, Vec<Used>> = BTreeMap::new();
+    for evidence in evidence {
+        let logs = evidence.partitions.iter().chain(&evidence.unsealed);
+        let keys: BTreeSet<PartitionKey> = logs.map(|log| log.key).collect();
+        for key in keys {
+            if let PartitionKey::Pod(uid) = key {
+                of_pods.insert(uid, used(evidence, uid));
+            }
+        }
+    }
+    let (uids, parts): (Vec<PodUid>, Vec<Used>) = of_pods
+        .into_iter()
+        .flat_map(|(uid, parts)| parts.into_iter().map(move |part| (uid, part)))
+        .unzip();
+    let mut all = AllIdentified::new();
+    for (uid, part) in uids
+        .into_iter()
+        .zip(compared(&parts, policy, &Index::open(refs)?)?)
+    {
+        let (text, is_clean) = (part.summary(), part.is_clean());
+        all.entry(uid).or_default().push(Identified { text, is_clean });
+    }
+    Ok(all)
 }
 
 /// Compares what a part used with one layer after the other, then with the images that have them.
@@ -283,32 +318,55 @@ impl Part {
         self.others == 0 && (is_sandbox || self.is_said != Some(false))
     }
 
-    fn print(&self, out: &mut Output) -> Result<(), Failure> {
+    /// Of an image that has the most of it; none where no image has any.
+    fn of_image(&self, image: Option<&Found>) -> String {
+        let Some(image) = image else {
+            return "0 of an image of the index".to_owned();
+        };
+        let all = if self.of_images == self.files { "all " } else { "" };
+        let names = match image.names.is_empty() {
+            true => "an image without a name".to_owned(),
+            false => image.names.join(", "),
+        };
+        let names = escape(names.as_bytes());
+        format!(
+            "{all}{} of image {names} ({})",
+            self.of_images, image.configuration
+        )
+    }
+
+    fn label(&self) -> String {
         let part = match (&self.name, &self.container) {
             (Some(name), Some(id)) => format!("container {name} ({})", id.get(..12).unwrap_or(id)),
             (None, Some(id)) => format!("container {}", id.get(..12).unwrap_or(id)),
             _ => "outside of containers".to_owned(),
         };
-        out.line(format_args!(
-            "{}: {}",
-            escape(part.as_bytes()),
-            count(self.files, "file")
-        ))?;
-        let all = if self.of_images == self.files { "all " } else { "" };
+        format!("{}: {}", escape(part.as_bytes()), count(self.files, "file"))
+    }
+
+    /// On one line, without the names of files and with the first of several images.
+    fn summary(&self) -> String {
+        let mut text = format!("{}, {}", self.label(), self.of_image(self.images.first()));
+        if self.images.len() > 1 {
+            text += &format!(" as of {} more", self.images.len() - 1);
+        }
+        if self.of_runtime > 0 {
+            text += &format!(", {} of the container runtime", self.of_runtime);
+        }
+        text += &format!(", {}", count(self.others, "other"));
+        if self.is_said == Some(false) {
+            text += "; the container runtime names another image";
+        }
+        text
+    }
+
+    fn print(&self, out: &mut Output) -> Result<(), Failure> {
+        out.line(self.label())?;
         for image in &self.images {
-            let names = match image.names.is_empty() {
-                true => "an image without a name".to_owned(),
-                false => image.names.join(", "),
-            };
-            out.line(format_args!(
-                "  {all}{} of image {} ({})",
-                self.of_images,
-                escape(names.as_bytes()),
-                image.configuration
-            ))?;
+            out.line(format_args!("  {}", self.of_image(Some(image))))?;
         }
         if self.images.is_empty() {
-            out.line("  0 of an image of the index")?;
+            out.line(format_args!("  {}", self.of_image(None)))?;
         }
         if self.of_runtime > 0 {
             out.line(format_args!("  {} of the container runtime", self.of_runtime))?;

@@ -3,12 +3,14 @@
 //! Three ways: evidence files are judged here; or verdicts that were made before come with them; or both come
 //! from the verifier's store. Not here: what stands on the page (see `cgpath_report`).
 
+use crate::identify;
 use crate::input;
 use crate::kept;
 use crate::output::{Failure, Output, Status, escape};
 use cgpath_appraisal::{Context, ExpectedNonce, NodeState, Verdict, appraise};
 use cgpath_evidence::Evidence;
-use cgpath_report::{ReportOptions, Round};
+use cgpath_policy::Policy;
+use cgpath_report::{AllIdentified, ReportOptions, Round};
 use cgpath_service::files::read_bounded;
 use cgpath_service::policy_files;
 use cgpath_service::store::{Store, StoreError};
@@ -60,6 +62,10 @@ pub struct Report {
     verdicts: Option<PathBuf>,
     #[command(flatten)]
     of: kept::OfStore,
+    /// The folder of the index of images (`cgpath refs`): the page then says which image each container
+    /// really runs, as `cgpath identify` does
+    #[arg(long, value_name = "DIR")]
+    refs: Option<PathBuf>,
     /// Where the page goes; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -103,7 +109,8 @@ impl Report {
     ///
     /// # Errors
     /// Input that cannot be read or does not fit together.
-    pub fn run(self, out: &mut Output) -> Result<Status, Failure> {
+    pub fn run(mut self, out: &mut Output) -> Result<Status, Failure> {
+        let refs = self.refs.take();
         let rounds = match (self.of.named(), &self.verdicts, &self.policy) {
             (Some((dir, node)), ..) => from_store(&Store::open(&dir)?, node)?,
             (None, Some(verdicts), _) => self.with_verdicts(verdicts)?,
@@ -131,7 +138,15 @@ impl Report {
                 time: r.time,
             })
             .collect();
-        let page = cgpath_report::render(&shown, &options);
+        let identified = match refs {
+            Some(refs) => {
+                let policy = self.policy_of_pods()?;
+                let evidence = rounds.0.iter().filter_map(|round| round.evidence.as_ref());
+                identify::all_pods(evidence, policy.as_ref(), refs)?
+            }
+            None => AllIdentified::new(),
+        };
+        let page = cgpath_report::render_identified(&shown, &identified, &options);
         if self.output == Path::new("-") {
             out.raw(page.as_bytes())?;
             return Ok(Status::Clean);
@@ -159,6 +174,15 @@ impl Report {
             ))?;
         }
         Ok(Status::Clean)
+    }
+
+    /// What says what is the container runtime's own: the policy that is given, or the one that is enrolled.
+    fn policy_of_pods(&self) -> Result<Option<Policy>, Failure> {
+        let path = match self.of.named() {
+            Some((dir, node)) => Some(Store::open(&dir)?.node(node)?.policy),
+            None => self.policy.clone(),
+        };
+        Ok(path.as_deref().map(policy_files::load).transpose()?)
     }
 
     /// The evidence files, folders opened.

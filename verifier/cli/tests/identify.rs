@@ -282,3 +282,38 @@ fn a_pod_that_the_evidence_does_not_have_is_refused() {
     let (code, _, err) = pod.identify(cgpath_testkit::pod(21), &[]);
     assert!(code == Some(2) && err.contains("nothing that pod"), "{err}");
 }
+
+#[test]
+fn a_report_says_which_image_each_container_really_runs_where_it_is_given_the_index() {
+    let mut pod = with_policy();
+    let one = pod.one.clone();
+    pod.said(&one);
+    pod.runs("/", "runc");
+    pod.runs("/bin/app", "two");
+    pod.write_evidence();
+    std::fs::write(pod.case.path("ak.pub"), pod.node.ak.public()).unwrap();
+    let report = |more: &[&str]| {
+        let line = [
+            "report",
+            "evidence.cbor",
+            "--policy",
+            "policy.yaml",
+            "--ak",
+            "ak.pub",
+            "--dangerous-no-nonce",
+            "-o",
+            "-",
+        ];
+        let (code, page, err) = pod.case.run(&[&line[..], more].concat());
+        assert_eq!(code, Some(0), "{err}");
+        page
+    };
+    let page = report(&["--refs", "refs"]);
+    let text = format!(
+        "container web (abababababab): 2 files, 1 of image two:1 ({}), 1 of the container runtime, 0 others; \
+         the container runtime names another image",
+        pod.two
+    );
+    assert!(page.contains(&text), "{page}");
+    assert!(!report(&[]).contains("of image two:1"));
+}

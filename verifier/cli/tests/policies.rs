@@ -305,6 +305,26 @@ fn a_policy_of_version_1_is_migrated_checked_and_linted() {
         code == Some(2) && said.contains("it is 2 already"),
         "{code:?} {said}"
     );
+    // What `only` leaves of the values.
+    let text = std::fs::read_to_string(&part).unwrap();
+    let more = "  - {name: o, match: {namespace: o}, containers: {
+      a: {references: [busybox.json], only: [/app/*]},
+      b: {references: [busybox.json], only: ['/**', /bin/ls]}}}
+";
+    let limited = dir.path().join("limited.yaml");
+    std::fs::write(dir.path().join("only.yaml"), text + more).unwrap();
+    let node = std::fs::read_to_string(new).unwrap();
+    std::fs::write(&limited, node.replace("workloads.yaml", "only.yaml")).unwrap();
+    let (code, said) = cgpath(&["policy", "lint", limited.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    for words in [
+        "workload o, container a: only /app/*: no path with a reference value",
+        "workload o, container b: only /bin/ls: no path with a reference value",
+        "workload o, container b: only leaves out nothing",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("container a: only leaves out nothing"), "{said}");
     // An entry that takes all pods of a later one, and one that shares some.
     let text = std::fs::read_to_string(&part).unwrap();
     let more = "  - {name: a, match: {namespace: shop}, containers: {'*': {references: [busybox.json]}}}

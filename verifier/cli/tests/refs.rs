@@ -553,7 +553,8 @@ fn a_policy_that_lists_images_is_checked_and_compared_by_each_of_them() {
     .unwrap();
     std::fs::write(
         case.path("examples/everything-2/other.yaml"),
-        part.replace(&index, &configuration),
+        part.replace(&index, &configuration)
+            .replace("'/bin/**'", "/bin/job"),
     )
     .unwrap();
     let (code, said, _) = case.run(&["policy", "diff", policy, "examples/everything-2/new.yaml"]);
@@ -561,6 +562,12 @@ fn a_policy_that_lists_images_is_checked_and_compared_by_each_of_them() {
     for (sign, digest) in [("-", &index), ("+", &configuration)] {
         let line = format!("{sign} workloads: shop/job: job: image registry.example/shop/job@{digest}");
         assert!(said.contains(&line), "{said}");
+    }
+    for line in [
+        "- workloads: shop/job: job: only /bin/**",
+        "+ workloads: shop/job: job: only /bin/job",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
     }
     // Without the image the policy cannot be used, and says what to do.
     case.objects(&["refs", "remove", refs, &index]);

@@ -34,8 +34,10 @@ mod tree;
 
 use cgpath_appraisal::accept::WaiverNote;
 use cgpath_appraisal::{Finding, Severity, State, Verdict, text::utc};
-use cgpath_evidence::{Evidence, Provenance};
+use cgpath_evidence::{Evidence, PodUid, Provenance};
 use html::Html;
+pub use pods::containers;
+use std::collections::BTreeMap;
 
 /// One request, its answer and what was concluded.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,18 @@ fn with_evidence<'a>(rounds: &[Round<'a>], at: usize) -> Option<(usize, &'a Evid
         .or_else(|| (0..at).rev().find(of_boot))?;
     Some((found, rounds[found].evidence?))
 }
+
+/// What the index of images says of a container, or of what is outside of all (`cgpath identify`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// For people, on one line.
+    pub text: String,
+    /// One image has all of it, but for what is the runtime's own, and the runtime names no other.
+    pub is_clean: bool,
+}
+
+/// The parts of each pod that were asked for.
+pub type AllIdentified = BTreeMap<PodUid, Vec<Identified>>;
 
 /// How much is shown.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +109,16 @@ impl ReportOptions {
 
 /// The page. `rounds` are of one node, in the order of time; with none the page says so.
 pub fn render(rounds: &[Round<'_>], options: &ReportOptions) -> String {
+    render_identified(rounds, &AllIdentified::new(), options)
+}
+
+/// The same, with what the index of images says of the pods that stand in `identified`; of the others the
+/// page says how to ask.
+pub fn render_identified(
+    rounds: &[Round<'_>],
+    identified: &AllIdentified,
+    options: &ReportOptions,
+) -> String {
     let Some(last) = rounds.last() else {
         let mut page = Html::document("ima-cgpath report", None);
         page.raw("<p class=\"eyebrow\">ima-cgpath report</p><h1>No evidence</h1>")
@@ -125,7 +149,7 @@ pub fn render(rounds: &[Round<'_>], options: &ReportOptions) -> String {
     );
     rounds::section(&mut page, rounds, options);
     node::section(&mut page, rounds, last, options);
-    pods::section(&mut page, rounds, options);
+    pods::section(&mut page, rounds, identified, options);
     line::section(&mut page, rounds, options);
     legend(&mut page);
     footer(&mut page, options);

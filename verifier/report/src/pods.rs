@@ -1,8 +1,8 @@
 //! Each pod: its state and why, its files, its records, its processes.
 
 use super::{
-    Html, ReportOptions, Round, chip, findings, left_out, provenance, rounds::pod_name, state_class, tree,
-    with_evidence,
+    AllIdentified, Html, Identified, ReportOptions, Round, chip, findings, left_out, provenance,
+    rounds::pod_name, state_class, tree, with_evidence,
 };
 use cgpath_appraisal::{Deviation, Finding, LeftOut, PodVerdict, SeenFile, State};
 use cgpath_evidence::{
@@ -49,7 +49,12 @@ fn template(record: &Record) -> Option<&Digest> {
         .or(record.digests.first())
 }
 
-pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOptions) {
+pub(super) fn section(
+    page: &mut Html,
+    rounds: &[Round<'_>],
+    identified: &AllIdentified,
+    options: &ReportOptions,
+) {
     page.raw("<h2 id=\"pods\">Pods</h2>\n");
     // Each pod as it was last seen.
     let mut seen = BTreeSet::new();
@@ -82,13 +87,61 @@ pub(super) fn section(page: &mut Html, rounds: &[Round<'_>], options: &ReportOpt
             contents.entry(at).or_insert_with(|| Contents::of(evidence));
         }
         let known = evidence.and_then(|(at, evidence)| Some((evidence, contents.get(&at)?)));
-        one(page, pod, gone, known, options);
+        let node = &rounds[i].verdict.node.name;
+        let identified = identified.get(&pod.uid).map(Vec::as_slice);
+        one(page, node, pod, identified, gone, known, options);
+    }
+}
+
+/// The containers of a pod of this node, as rows of a list of facts, and what the index of images says of
+/// them; where it was not looked up, how to. Of a pod without containers, nothing.
+pub fn containers(page: &mut Html, node: &str, pod: &PodVerdict, identified: Option<&[Identified]>) {
+    if !pod.containers.is_empty() {
+        page.raw("<dt>Containers</dt><dd>");
+        for container in &pod.containers {
+            chip(page, container.state, false);
+            page.raw(" ").text(container).raw("<br>");
+        }
+        let (shown, more) = (pod.containers.len(), pod.left_out.containers);
+        left_out(
+            page,
+            shown.saturating_add(more as usize),
+            shown,
+            "containers",
+            None,
+        );
+        page.raw("<span class=\"tag\">names are enriched</span></dd>");
+    }
+    match identified {
+        Some(parts) => {
+            page.raw("<dt>By the files</dt><dd>");
+            for part in parts {
+                page.raw(if part.is_clean {
+                    "<span class=\"yes\">✓</span> "
+                } else {
+                    "<span class=\"no\">✗</span> "
+                })
+                .text(&part.text)
+                .raw("<br>");
+            }
+            page.raw("</dd>");
+        }
+        None if !pod.containers.is_empty() => {
+            page.raw("<dt>By the files</dt><dd class=\"soft\">not looked up: <code>cgpath identify --pod ")
+                .text(pod.uid)
+                .raw(" --node ")
+                .text(node)
+                .raw(" --refs DIR</code> says which image each really runs</dd>");
+        }
+        None => {}
     }
 }
 
 fn one(
     page: &mut Html,
+    node: &str,
     pod: &PodVerdict,
+    identified: Option<&[Identified]>,
     last_seen: Option<usize>,
     known: Option<(&Evidence, &Contents)>,
     options: &ReportOptions,
@@ -118,22 +171,7 @@ fn one(
             .text(stated)
             .raw(" <span class=\"tag\">enriched</span></dd>");
     }
-    if !pod.containers.is_empty() {
-        page.raw("<dt>Containers</dt><dd>");
-        for container in &pod.containers {
-            chip(page, container.state, false);
-            page.raw(" ").text(container).raw("<br>");
-        }
-        let (shown, more) = (pod.containers.len(), pod.left_out.containers);
-        left_out(
-            page,
-            shown.saturating_add(more as usize),
-            shown,
-            "containers",
-            None,
-        );
-        page.raw("<span class=\"tag\">names are enriched</span></dd>");
-    }
+    containers(page, node, pod, identified);
     page.raw("<dt>Seen</dt><dd>")
         .counted(pod.entries, "measurement", "measurements")
         .raw(", ");

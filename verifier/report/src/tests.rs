@@ -602,3 +602,48 @@ fn a_change_long_ago_is_shown_among_a_thousand_rounds() {
         "the quiet time is a gap"
     );
 }
+
+#[test]
+fn what_the_index_says_of_a_pod_is_shown_and_where_nobody_asked_how_to_ask() {
+    use cgpath_appraisal::ContainerVerdict;
+    let container = ContainerVerdict {
+        id: "ab".repeat(32),
+        name: Some("<web>".to_owned()),
+        sandbox: false,
+        image: "one:1".to_owned(),
+        references: vec![],
+        listed: None,
+        state: State::Trusted,
+    };
+    let named = PodVerdict {
+        containers: vec![container],
+        ..pod_verdict(1, Some("shop/web"), State::Trusted, vec![])
+    };
+    let pods = vec![named, pod_verdict(2, Some("shop/db"), State::Trusted, vec![])];
+    let evidence = evidence_of(vec![], vec![]);
+    let verdict = verdict(START, pods, vec![], 1);
+    let rounds = [Round {
+        evidence: Some(&evidence),
+        verdict: &verdict,
+        time: START,
+    }];
+    let options = ReportOptions::new(START + 100);
+    let page = render(&rounds, &options);
+    let ask = format!("cgpath identify --pod {} --node worker-3 --refs DIR", uid(1));
+    assert!(page.contains(&ask) && page.contains("&lt;web&gt;"), "{page}");
+    // Of a pod without containers nothing is offered.
+    assert!(!page.contains(&format!("--pod {}", uid(2))));
+    let part = |text: &str, is_clean| Identified {
+        text: text.to_owned(),
+        is_clean,
+    };
+    let parts = vec![part("all 14 files of <A>", true), part("3 others", false)];
+    let page = render_identified(&rounds, &[(uid(1), parts)].into(), &options);
+    assert!(!page.contains("cgpath identify"), "{page}");
+    for row in [
+        "<span class=\"yes\">✓</span> all 14 files of &lt;A&gt;<br>",
+        "<span class=\"no\">✗</span> 3 others<br>",
+    ] {
+        assert!(page.contains(row), "{row}: {page}");
+    }
+}

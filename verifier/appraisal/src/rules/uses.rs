@@ -23,6 +23,8 @@ pub(crate) struct Use {
     number: usize,
     pub entries: u64,
     pub executions: u64,
+    /// The path of some of it could not be read whole.
+    pub path_cut: bool,
     /// Of the first time.
     pub index: Option<usize>,
     pub seq: Option<u64>,
@@ -49,7 +51,9 @@ impl Uses {
             path: name.bytes().to_vec(),
             digest: digest.cloned(),
         };
+        let path_cut = first.path_cut;
         let used = self.of.entry(content).or_insert(Use { number, ..first });
+        used.path_cut |= path_cut;
         used.executions += u64::from(is_execution);
         used.entries += u64::from(!is_execution);
     }
@@ -97,6 +101,7 @@ impl Use {
             number: 0,
             entries: 0,
             executions: 0,
+            path_cut: false,
             index,
             seq,
             provenance,

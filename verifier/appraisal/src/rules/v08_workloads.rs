@@ -23,7 +23,7 @@ use cgpath_policy::{
 };
 use std::collections::BTreeSet;
 
-/// A finding about an image names as many of those that the policy lists.
+/// A finding about an image, or about a path, names as many of those that the policy lists.
 const MAX_EXPECTED: usize = 8;
 
 /// What is known of a pod by its names.
@@ -353,7 +353,7 @@ impl Bench<'_> {
                 seen,
                 learned,
                 findings,
-            } = self.content(name, digest, values, label);
+            } = self.content(name, digest, used, values, label);
             tally.learned |= learned;
             for finding in findings {
                 fails |= finding.severity == Severity::Fail;
@@ -366,7 +366,14 @@ impl Bench<'_> {
         fails
     }
 
-    fn content(&self, name: Name<'_>, digest: Option<&Digest>, values: Values<'_>, label: &str) -> Opinion {
+    fn content(
+        &self,
+        name: Name<'_>,
+        digest: Option<&Digest>,
+        used: &Use,
+        values: Values<'_>,
+        label: &str,
+    ) -> Opinion {
         let key = PartitionKey::Pod(self.uid);
         let mut opinion = Opinion {
             seen: Seen::Refused,
@@ -388,9 +395,16 @@ impl Bench<'_> {
             }
             return opinion;
         };
+        let elsewhere = match values {
+            Values::Container(of, _) => self.not_only(of, name, digest, used, label),
+            _ => None,
+        };
         let hidden = allowed.hides(name);
         if hidden == Hidden::Yes {
-            opinion.seen = Seen::Excluded;
+            if elsewhere.is_none() {
+                opinion.seen = Seen::Excluded;
+            }
+            opinion.findings.extend(elsewhere);
             return opinion;
         }
         if hidden == Hidden::GaveUp && !is_unsettled {
@@ -405,12 +419,42 @@ impl Bench<'_> {
             _ if is_unsettled => return opinion,
             _ => {}
         }
+        if let (ContentMatch::Accepted { .. }, Some(finding)) = (&appraisal, elsewhere) {
+            opinion.findings.push(finding);
+            return opinion;
+        }
         let (seen, finding) = of_match(key, label, &appraisal, || allowed.paths_of(digest));
         opinion.seen = seen;
         opinion
             .findings
             .extend(finding.map(|finding| finding.found(digest)));
         opinion
+    }
+}
+
+impl Bench<'_> {
+    /// V9: what the policy's `only` says of a file that was executed or mapped in this container, whatever
+    /// accepts its content. What the runtime itself runs there, while it sets the container up, is of no
+    /// image.
+    fn not_only(
+        &self,
+        of: &ContainerPolicy,
+        name: Name<'_>,
+        digest: &Digest,
+        used: &Use,
+        label: &str,
+    ) -> Option<Finding> {
+        let Name::True(path) = name else {
+            // Of an entry, which says neither that it ran nor what the true path was.
+            return None;
+        };
+        if of.container.may_run(path, !used.path_cut) || self.policy.is_runtime_content(digest) {
+            return None;
+        }
+        let text = format!("{label}the policy lets no file run at this path here (only)");
+        let finding = Finding::fail(Rule::PodContents, self.subject(), text).found(digest);
+        let only = of.container.only.iter().take(MAX_EXPECTED);
+        Some(only.fold(finding, Finding::expected))
     }
 }
 

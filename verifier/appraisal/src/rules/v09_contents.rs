@@ -46,6 +46,7 @@ struct Use<'a> {
     index: Option<usize>,
     seq: Option<u64>,
     is_execution: bool,
+    path_cut: bool,
     provenance: Provenance,
 }
 
@@ -409,6 +410,7 @@ impl<'a> Charging<'_, 'a> {
                     index: None,
                     seq: Some(record.seq),
                     is_execution: true,
+                    path_cut: record.path_cut,
                     provenance: Provenance::Observed,
                 };
                 self.content(used, opinion);
@@ -496,6 +498,7 @@ impl<'a> Charging<'_, 'a> {
             index: Some(index),
             seq: record.map(|record| record.seq),
             is_execution: false,
+            path_cut: false,
             provenance,
         };
         self.content(used, opinion);
@@ -506,7 +509,8 @@ impl<'a> Charging<'_, 'a> {
         let policy = self.scene.policy;
         if policy.workloads.is_some() && matches!(used.key, PartitionKey::Pod(_)) {
             // Whose values count there is a question of names, which may come later (see `v08_workloads`).
-            let first = FirstUse::first(used.index, used.seq, used.provenance);
+            let mut first = FirstUse::first(used.index, used.seq, used.provenance);
+            first.path_cut = used.path_cut;
             let part = self.part(used.key, used.cgroup);
             return part.add(used.name, used.digest, used.is_execution, first);
         }

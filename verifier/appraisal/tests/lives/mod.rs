@@ -8,6 +8,7 @@
 
 mod check;
 mod forge;
+mod named;
 mod plan;
 mod world;
 

@@ -7,6 +7,7 @@
 
 mod contents;
 mod list;
+pub mod named;
 
 use cgpath_appraisal::{NodeState, Rule, State, Subject};
 use cgpath_evidence::merkle::{Hash, leaf_hash, node_hash};

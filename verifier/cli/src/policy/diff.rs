@@ -193,6 +193,11 @@ fn keys(policy: &Policy) -> BTreeSet<String> {
             images.map(move |image| format!("workloads: {}: {name}: image {image}", workload.name))
         });
         keys.extend(images);
+        let only = workload.containers.iter().flat_map(|(name, container)| {
+            let only = container.only.iter();
+            only.map(move |pattern| format!("workloads: {}: {name}: only {pattern}", workload.name))
+        });
+        keys.extend(only);
     }
     keys.extend(of_boot.iter().flat_map(|policy| boot("boot", policy)));
     keys.extend(of_tdx.iter().flat_map(tdx));

@@ -5,7 +5,9 @@ use super::diff::containers;
 use crate::input;
 use crate::output::{Colour, Failure, Output, Status, count, escape};
 use cgpath_evidence::Bank;
-use cgpath_policy::{Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workload, Workloads};
+use cgpath_policy::{
+    Allowed, BootPolicy, Excludes, Hidden, Name, Overlap, Policy, Workload, WorkloadPolicy, Workloads,
+};
 use cgpath_service::pinned;
 use cgpath_service::policy_files::load;
 use cgpath_service::reappraisal::KeptRounds;
@@ -64,6 +66,9 @@ impl Lint {
             warn(&mut warnings, "boot", WITHOUT_BOOT.into());
         }
         for (part, text) in policy.workloads.iter().flat_map(of_workloads) {
+            warn(&mut warnings, &part, text);
+        }
+        for (part, text) in policy.all_workloads().flat_map(of_only) {
             warn(&mut warnings, &part, text);
         }
         for text in policy.file.boot.iter().flat_map(of_boot) {
@@ -137,6 +142,36 @@ fn of_workloads(part: &Workloads) -> Vec<(String, String)> {
     };
     let overlaps = overlaps.iter().map(say);
     overlaps.chain(by_labels.map(say_labels)).collect()
+}
+
+/// Patterns of `only` under which nothing of the container's values can run, and those that leave nothing
+/// out.
+fn of_only(workload: &WorkloadPolicy) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (name, of) in workload.containers() {
+        let container = &of.container;
+        let paths: BTreeSet<&[u8]> = of
+            .all_allowed()
+            .flat_map(|(_, allowed)| allowed.references())
+            .flat_map(|reference| reference.names().map(|path| path.bytes()))
+            .collect();
+        let mut warn = |text: String| {
+            let part = format!("workload {}, container {name}", workload.workload.name);
+            found.push((part, text));
+        };
+        for pattern in &container.only {
+            if !paths.iter().any(|path| pattern.matches(path)) {
+                let shown = escape(pattern.text().as_bytes());
+                warn(format!(
+                    "only {shown}: no path with a reference value is one of these"
+                ));
+            }
+        }
+        if !container.only.is_empty() && paths.iter().all(|path| container.may_run(path, true)) {
+            warn("only leaves out nothing: all paths with a reference value are among its patterns".into());
+        }
+    }
+    found
 }
 
 /// Registers that nothing judges: whatever was measured into one of them passes.

@@ -8,7 +8,7 @@ use cgpath_appraisal::text::utc;
 use cgpath_appraisal::{PodVerdict, State};
 use cgpath_evidence::PodUid;
 use cgpath_report::html::Html;
-use cgpath_report::{chip, findings, notices_of, state_class, state_sign};
+use cgpath_report::{chip, containers, findings, notices_of, state_class, state_sign};
 
 /// Findings shown of a pod.
 const FINDINGS: usize = 200;
@@ -132,6 +132,11 @@ pub(crate) fn pod(answer: &PodAnswer, past: &[Scoped], as_of: u64) -> String {
         .raw(", hidden by excludes: ")
         .number(pod.excluded)
         .raw("</p>\n");
+    if !pod.containers.is_empty() {
+        page.raw("<dl class=\"facts\">");
+        containers(&mut page, &answer.node, pod, None);
+        page.raw("</dl>\n");
+    }
     findings(&mut page, &pod.findings, FINDINGS);
     page.raw(
         "<h3>Files</h3><div class=\"scroll\"><table><thead><tr><th>Path</th><th>Content</th><th \
@@ -215,4 +220,56 @@ fn reappraised(page: &mut Html, was: Option<State>) {
 
 fn of(verdict: &Scoped, uid: PodUid) -> Option<&PodVerdict> {
     verdict.pods.iter().find(|pod| pod.uid == uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cgpath_testkit::{Actor, KeyKind, Node, pod as uid, sha256};
+
+    #[test]
+    fn the_page_of_a_pod_names_its_containers_and_how_to_ask_which_image_each_really_runs() {
+        let mut node = Node::boot(KeyKind::EcdsaP256);
+        node.workloads = Some(format!(
+            "version: 2
+workloads:
+  - name: shop/web
+    match: {{namespace: shop}}
+    containers: {{web: {{references: [{}.json]}}}}
+",
+            uid(1)
+        ));
+        let id = "ab".repeat(32);
+        node.name_pod(uid(20), "shop", &[]);
+        node.name_container(uid(20), &id, "web");
+        let actor = Actor::container(uid(20), &id, "", "/bin/app");
+        node.execute(&actor, "/bin/app", &sha256(b"1/bin/app"));
+        let nonce = b"the nonce of this request";
+        let evidence = node.attest(nonce);
+        let context = node.context(nonce, None);
+        let verdict = cgpath_appraisal::appraise(&evidence, &node.policy(), &context).unwrap();
+        let page = |pod: &PodVerdict| {
+            let answer = PodAnswer {
+                node: "worker-1".into(),
+                time: 1,
+                state: verdict.node.state,
+                dangerous: Vec::new(),
+                pod: pod.clone(),
+            };
+            super::pod(&answer, &[], 2)
+        };
+        let pod = verdict.pod(uid(20)).unwrap();
+        let named = page(pod);
+        let ask = format!("cgpath identify --pod {} --node worker-1 --refs DIR", uid(20));
+        assert!(
+            named.contains("container web abababababab") && named.contains(&ask),
+            "{named}"
+        );
+        // Under version 1 nobody knows of containers.
+        let without = PodVerdict {
+            containers: Vec::new(),
+            ..pod.clone()
+        };
+        assert!(!page(&without).contains("identify"));
+    }
 }
