@@ -69,7 +69,7 @@ pub enum Command {
     NodeKey(NodeKey),
     /// Print how the running daemon fares
     Status(Status),
-    /// Install this program from an image onto the host, ask the host, uninstall it: what the chart's pods run
+    /// Install this program from an image onto the host, ask the host, uninstall: what the chart's pods run
     Node(Node),
     /// Print the configuration in force, or the commented example
     Config(ConfigArgs),

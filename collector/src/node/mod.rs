@@ -308,6 +308,10 @@ fn contents(
 
 /// A file of the image, or those of a directory.
 fn gather(from: &Path, to: &str, depth: usize, contents: &mut Contents) -> io::Result<()> {
+    // All but the program may be absent: a static one has no libraries.
+    if !from.exists() && !is_program(to) {
+        return Ok(());
+    }
     if !from.is_dir() {
         let mode = if is_program(to) { 0o755 } else { 0o644 };
         contents.insert(to.to_owned(), (mode, Content::File(from.to_owned())));

@@ -95,8 +95,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// A line for each thing.
     pub lines: Vec<String>,
-    /// The program is exchanged while a collector runs. Then the last step waits for the handover: until it is
-    /// done, the next plan exchanges again.
+    /// The program is exchanged while a collector runs. Then the last step waits for the handover: until
+    /// that is done, the next plan exchanges again.
     pub exchanges: bool,
 }
 

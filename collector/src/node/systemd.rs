@@ -399,7 +399,8 @@ mod tests {
         let failed = asked(&[&bytes(NO_SUCH_UNIT)]);
         assert!(
             matches!(&failed, Err(SystemdError::Failed { name, text })
-                if name == "org.freedesktop.systemd1.NoSuchUnit" && text == "Unit nonesuch.service not found."),
+                if name == "org.freedesktop.systemd1.NoSuchUnit"
+                    && text == "Unit nonesuch.service not found."),
             "{failed:?}"
         );
         let mut failed = removed.clone();

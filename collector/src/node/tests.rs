@@ -217,6 +217,13 @@ fn a_fresh_host_gets_all_of_it_once_and_an_uninstall_leaves_nothing() {
     assert!(text.contains("stays     /var/lib/ima-cgpath"), "{text}");
     assert_eq!(made.tree(), before);
     assert!(made.uninstall().contains("nothing was installed"));
+    // An image without libraries is one, and one without the program is none.
+    let image = made.dir.path().join("image/usr");
+    fs::remove_dir_all(image.join("lib")).unwrap();
+    made.install(&plain()).unwrap();
+    made.uninstall();
+    fs::remove_file(image.join("sbin/cgpathd")).unwrap();
+    assert!(matches!(made.install(&plain()), Err(NodeError::Image { .. })));
     assert_eq!(made.tree(), before);
 }
 
@@ -730,8 +737,8 @@ fn the_socket_is_where_pods_ask_and_the_units_name_the_installed_program() {
     assert!(setup::UNIT.contains(&format!("ExecStart={PROGRAM} run\n")));
 }
 
-/// `kubectl cgpath check` with a kubectl that answers from files: a test of its arguments and of what it makes
-/// of answers, not of a cluster.
+/// `kubectl cgpath check` with a kubectl that answers from files: a test of its arguments and of what it
+/// makes of answers, not of a cluster.
 #[test]
 fn the_plugin_prints_one_table_of_what_each_node_says() {
     use crate::check::{Report, Row, State};
