@@ -69,6 +69,8 @@ pub enum Command {
     NodeKey(NodeKey),
     /// Print how the running daemon fares
     Status(Status),
+    /// Install this program from an image onto the host, ask the host, uninstall: what the chart's pods run
+    Node(Node),
     /// Print the configuration in force, or the commented example
     Config(ConfigArgs),
     /// Print a completion script for a shell
@@ -173,6 +175,63 @@ pub enum StatusFormat {
     Text,
     /// Metrics, for the node exporter's textfile collector; where no daemon answers, `cgpathd_up 0`
     Prometheus,
+}
+
+/// `cgpathd node`.
+#[derive(Debug, Args)]
+pub struct Node {
+    /// Where the host's root directory is
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
+    pub host: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: NodeCommand,
+}
+
+/// The subcommands of `cgpathd node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Put the image's files and units onto the host; what is there and not ours is never overwritten
+    Install(Install),
+    /// Stop the collector that a pod installed, and remove what is in the installer's manifest
+    Uninstall {
+        /// Say what would be done and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have the host run `cgpathd check --json` and print what it says
+    Check,
+    /// Say whether the host's collector runs, and how many pods are older than it
+    Status,
+    /// Say so whenever it changes, until SIGTERM
+    Wait,
+    /// Answer one question of the above, on the host: for the socket unit
+    #[command(hide = true)]
+    Answer,
+}
+
+/// `cgpathd node install`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  cgpathd node install --host /host --settings /settings --start")]
+pub struct Install {
+    /// Say what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where the program goes: /usr or /opt/ima-cgpath [default: the first that takes files]
+    #[arg(long, value_name = "DIR")]
+    pub prefix: Option<String>,
+    /// cgpathd.toml and certificates (*.pem) for /etc/ima-cgpath; what was changed there is kept
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub settings: Option<PathBuf>,
+    /// The IMA policy and the boot loader's file, too, where there are none, as `cgpathd setup` makes them
+    #[arg(long)]
+    pub setup: bool,
+    /// Have the host's systemd check, and start the collector where nothing is missing
+    #[arg(long)]
+    pub start: bool,
+    /// Where a collector runs that is another program: exchange the file and hand over to it
+    #[arg(long, requires = "start")]
+    pub handover: bool,
 }
 
 /// `cgpathd config`.

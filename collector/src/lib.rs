@@ -45,6 +45,7 @@ pub mod decode;
 pub mod deliver;
 pub mod engine;
 pub mod journal;
+pub mod node;
 pub mod pipeline;
 pub mod quote;
 pub mod request;

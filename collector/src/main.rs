@@ -4,7 +4,7 @@
 use anyhow::{Context, bail};
 use cgpath_evidence::td;
 use cgpathd::anchor::key;
-use cgpathd::cli::{Ak, Cli, Command, NodeKey, Once, Setup, StatusFormat};
+use cgpathd::cli::{Ak, Cli, Command, Node, NodeCommand, NodeKey, Once, Setup, StatusFormat};
 use cgpathd::config::{Config, EXAMPLE};
 use cgpathd::deliver::sink::Sinks;
 use cgpathd::deliver::{metrics, push};
@@ -12,7 +12,7 @@ use cgpathd::engine::EngineError;
 use cgpathd::runtime::{self, Names};
 use cgpathd::service::Service;
 use cgpathd::tpm::{self, Tpm, TpmThread};
-use cgpathd::{bpf, control, engine, setup, status};
+use cgpathd::{bpf, control, engine, node, setup, status};
 use clap::{CommandFactory, Parser};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -141,6 +141,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             print(text.as_bytes())?;
         }
+        Command::Node(args) => return on_the_host(&config, &args),
         Command::Check(args) => {
             let code = cgpathd::check::run(&config, args.json, &mut std::io::stdout().lock())?;
             return Ok(ExitCode::from(code));
@@ -444,6 +445,40 @@ fn output(path: Option<&Path>, what: &str) -> anyhow::Result<Box<dyn Write>> {
         }
         None => Ok(Box::new(std::io::stdout())),
     }
+}
+
+/// What pods of the chart do, and what answers them.
+fn on_the_host(config: &Config, args: &Node) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    let code = match &args.command {
+        NodeCommand::Install(wanted) => {
+            node::install(&args.host, Path::new("/"), wanted, config, &mut out)?;
+            0
+        }
+        NodeCommand::Uninstall { dry_run } => {
+            node::uninstall(&args.host, config, *dry_run, &mut out)?;
+            0
+        }
+        NodeCommand::Check => node::check(&args.host, &mut out)?,
+        NodeCommand::Status => node::status(&args.host, &mut out)?,
+        NodeCommand::Wait => {
+            let (stop, stopped) = watch::channel(false);
+            let event_loop = engine_loop()?;
+            let waited = event_loop.block_on(async {
+                tokio::spawn(async move {
+                    wait_for_signal().await;
+                    let _ = stop.send(true);
+                });
+                node::wait(&args.host, stopped, &mut out).await
+            });
+            // A question that is not answered must not keep this from ending.
+            event_loop.shutdown_background();
+            waited?;
+            0
+        }
+        NodeCommand::Answer => node::answer(config, &mut std::io::stdin().lock(), &mut out)?,
+    };
+    Ok(ExitCode::from(code))
 }
 
 fn prepare(config: &Config, args: &Setup) -> anyhow::Result<()> {

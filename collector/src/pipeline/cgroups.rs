@@ -178,6 +178,31 @@ impl Cgroups {
         found.sort_unstable();
         found.into_iter().map(|(_, path)| path).collect()
     }
+
+    /// The paths of those of them that are there still.
+    pub fn predating_there(&self) -> Vec<Vec<u8>> {
+        let seeded = self.nodes.iter().filter(|(_, node)| node.seeded);
+        seeded.map(|(id, _)| self.names(*id)).collect()
+    }
+
+    /// The names from the hierarchy's root on, as far as they are known; not shortened.
+    fn names(&self, id: u64) -> Vec<u8> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = id;
+        while let Some(node) = self.nodes.get(&at).filter(|node| node.parent != 0) {
+            // A chain that is longer than there are directories goes in a circle.
+            if names.len() > self.nodes.len() {
+                break;
+            }
+            names.push(&node.name);
+            at = node.parent;
+        }
+        names
+            .iter()
+            .rev()
+            .flat_map(|name| [b"/", *name].concat())
+            .collect()
+    }
 }
 
 /// Paths of directories that were removed, the last ones first of all.

@@ -1,6 +1,7 @@
 //! What can be asked of the pipeline between two events; nothing here changes it.
 
 use super::event::Unnamed;
+use super::sealing::pods;
 use super::{Pipeline, phase::Phase};
 use cgpath_evidence::PartitionKey;
 use cgpath_evidence::checkpoint::Losses;
@@ -64,6 +65,11 @@ impl Pipeline {
     /// Records whose entry has not been seen in the list.
     pub fn unjoined(&self) -> u64 {
         self.join.waiting()
+    }
+
+    /// Pods that are there and ran before the programs were loaded.
+    pub fn predating_pods(&self) -> u64 {
+        pods(self.cgroups.predating_there().iter().map(Vec::as_slice)).len() as u64
     }
 
     /// What was lost so far.

@@ -19,6 +19,16 @@ use std::time::Duration;
 /// them it is blind: one that is not named would pass as a pod that was seen from its beginning.
 pub(super) const MAX_PREDATING: usize = 2048;
 
+/// The pods that these directories are of.
+pub(super) fn pods<'a>(paths: impl Iterator<Item = &'a [u8]>) -> BTreeSet<PodUid> {
+    paths
+        .filter_map(|path| match attribute(path).key {
+            PartitionKey::Pod(uid) => Some(uid),
+            _ => None,
+        })
+        .collect()
+}
+
 impl Pipeline {
     /// All is there that a checkpoint was waited for.
     pub(super) fn seal(&mut self, purpose: Purpose, now: Duration, out: &mut Vec<Action>) {
@@ -112,16 +122,8 @@ impl Pipeline {
     }
 
     fn predating(&mut self) -> Vec<PodUid> {
-        let pods: BTreeSet<PodUid> = self
-            .cgroups
-            .predating()
-            .iter()
-            .filter_map(|path| match attribute(path).key {
-                PartitionKey::Pod(uid) => Some(uid),
-                _ => None,
-            })
-            .collect();
-        pods.into_iter().collect()
+        let paths = self.cgroups.predating();
+        pods(paths.iter().map(|path| &**path)).into_iter().collect()
     }
 
     pub(super) fn sealed(&mut self, sealed: &SealedCheckpoint, out: &mut Vec<Action>) -> Result<(), Error> {

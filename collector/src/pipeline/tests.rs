@@ -1005,6 +1005,7 @@ fn pods_older_than_the_load_are_named_in_checkpoint_0_only() {
         (20, 2, POD_B),
     ];
     run.finds(&mut w, found, &mut fuel).unwrap();
+    assert_eq!(run.pipeline.predating_pods(), 1);
     run.request(&mut w, 1, &mut fuel).unwrap();
     let uid = PodUid::parse(&POD_A.as_bytes()[3..]).unwrap();
     assert_eq!(w.files[0].checkpoint.predating, [uid]);

@@ -62,6 +62,10 @@ pub fn text(status: &Status) -> String {
             status.unjoined
         ),
     ));
+    if status.predating > 0 {
+        let what = "that ran before the programs were loaded: `predates collector` until they end";
+        rows.push(("predating", format!("{} pods {what}", status.predating)));
+    }
     rows.push(("lost", format!("{} records", status.lost)));
     if let Some(ring) = status.ring {
         rows.push(("ring", format!("{} of {} bytes used", ring.used, ring.size)));
@@ -486,6 +490,7 @@ mod tests {
                 size: 65_536,
             }),
             stalled: false,
+            predating: 2,
             protection: cgpath_evidence::Protection {
                 guard: GuardMode::Deny,
                 tpm: GuardMode::Record,
@@ -562,6 +567,7 @@ mod tests {
             "cgroup 72: 50 of 100 units used, 4 entries\n",
             "2 more pods went beyond theirs",
             "audit (file): 6 delivered, 4 waiting (5 bytes), 8 dropped, 9 pods without a name yet",
+            "predating   2 pods that ran before",
             "10 pods, answered 11 s ago, 12 pods and containers without a name, 13 sandboxes with too many \
              or too long labels",
         ] {
@@ -569,7 +575,7 @@ mod tests {
         }
         assert!(!text.contains("BLIND") && !text.contains("STALLED") && !text.contains('\u{1b}'));
         assert!(!text.contains("cgroup 73"), "{text}");
-        assert_eq!(text.lines().count(), 14, "{text}");
+        assert_eq!(text.lines().count(), 15, "{text}");
     }
 
     #[test]

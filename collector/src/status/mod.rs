@@ -54,6 +54,9 @@ pub struct Status {
     pub budgets: Option<Budgets>,
     /// Partitions by key and number of records.
     pub partitions: Vec<(String, u64)>,
+    /// Pods that are there and ran before the programs were loaded.
+    #[serde(default)]
+    pub predating: u64,
     /// Where else evidence goes.
     #[serde(default)]
     pub sinks: Vec<SinkStatus>,

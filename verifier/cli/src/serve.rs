@@ -62,6 +62,9 @@ pub struct Serve {
     /// not serve
     #[arg(long)]
     init: bool,
+    /// A complete store that is there already is kept as it is, and that is no error
+    #[arg(long, requires = "init")]
+    keep: bool,
     /// By what names and addresses nodes reach this machine, beside localhost, 127.0.0.1 and ::1 [default:
     /// the host name]
     #[arg(long = "name", value_name = "HOST-OR-IP", requires = "init", num_args = 1.., value_delimiter = ',')]
@@ -239,7 +242,20 @@ impl Serve {
 
     fn init(self, dir: &Path, out: &mut Output) -> Result<Status, Failure> {
         let names = setup::names(&self.names);
-        setup::init(dir, &names, OffsetDateTime::now_utc())?;
+        match setup::init(dir, &names, OffsetDateTime::now_utc()) {
+            Err(SetupError::Complete(dir)) if self.keep => {
+                if out.json() {
+                    out.object(&serde_json::json!({ "kept": dir.display().to_string() }))?;
+                } else {
+                    out.line(format_args!(
+                        "kept: {} has a store",
+                        escape(dir.as_os_str().as_encoded_bytes())
+                    ))?;
+                }
+                return Ok(Status::Clean);
+            }
+            made => made?,
+        }
         let dir = fs::canonicalize(dir).map_err(|e| Failure::file(dir, &e))?;
         let port = self.listen.rsplit(':').next().unwrap_or("8443");
         // The name by which others most likely reach this machine.

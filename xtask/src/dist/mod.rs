@@ -5,6 +5,7 @@
 //! installing (`deploy/debian`, `vm-tests/tests/guests/install.rs`).
 
 mod bill;
+mod chart;
 mod deb;
 mod image;
 mod tarball;
@@ -34,7 +35,7 @@ enum Compression {
 }
 
 /// What can be made.
-const KINDS: [&str; 3] = ["deb", "tar", "image"];
+const KINDS: [&str; 4] = ["deb", "tar", "image", "chart"];
 
 /// `cargo xtask dist`.
 ///
@@ -56,6 +57,11 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
             Value(value) => wanted.push(value.string()?),
             other => return Err(other.unexpected().into()),
         }
+    }
+    // It has no program in it.
+    if wanted == ["chart"] {
+        println!("{}", chart::make(workspace)?.display());
+        return Ok(ExitCode::SUCCESS);
     }
     let purpose = match (wanted.as_slice(), &programs) {
         ([], _) => bail!("say what: {}; hint: cargo xtask dist --help", KINDS.join(", ")),
@@ -88,6 +94,7 @@ pub fn dist_command(workspace: &Workspace, mut parser: lexopt::Parser) -> Result
                 out
             }
             "tar" => tarball::make(workspace, &bills, programs.as_deref())?,
+            "chart" => chart::make(workspace)?,
             _ => image::make(workspace, &bills, programs.as_deref())?,
         };
         println!("{}", made.display());
@@ -156,6 +163,24 @@ pub fn portable_again(workspace: &Workspace) -> Result<()> {
         sums(out)?;
     }
     same(&first, &second)?;
+    for out in [&first, &second] {
+        std::fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
+    }
+    Ok(())
+}
+
+/// The chart, packed twice: the bytes must be the same. Then the real helm reads it, with values that it must
+/// take and others that it must refuse, and everything that it makes is looked at.
+///
+/// # Errors
+/// When something is not as it should be: with the case.
+pub fn chart_again(workspace: &Workspace) -> Result<()> {
+    let folders = ["tried-chart", "tried-chart-again"];
+    let [first, second] = folders.map(|folder| packages(workspace).join(folder));
+    let packed = chart::pack(workspace, &first)?;
+    chart::pack(workspace, &second)?;
+    same(&first, &second)?;
+    chart::check(workspace, &packed)?;
     for out in [&first, &second] {
         std::fs::remove_dir_all(out).with_context(|| format!("removing {}", out.display()))?;
     }

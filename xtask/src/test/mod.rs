@@ -276,6 +276,8 @@ impl Run<'_> {
                 let mut count = Count::one();
                 dist::portable_again(self.workspace)?;
                 count.add(Count::one());
+                dist::chart_again(self.workspace)?;
+                count.add(Count::one());
                 Ok(count)
             }
             // Those of patched kernels have a step of their own, which builds the kernels.

@@ -49,6 +49,9 @@ fn a_circle_of_parents_ends_and_gives_no_path() {
     assert_eq!(c.path(5), None);
     c.removed(5);
     assert_eq!(c.path(6), None);
+    c.seed(7, 8, b"c");
+    c.seed(8, 7, b"d");
+    assert_eq!(c.predating_there().len(), 2);
 }
 
 #[test]
@@ -69,6 +72,9 @@ fn only_what_nobody_saw_being_made_predates_though_it_went_meanwhile() {
     let found = c.predating();
     let paths: Vec<_> = found.iter().map(|p| std::str::from_utf8(p).unwrap()).collect();
     assert_eq!(paths, ["/", "/old", "/old/gone"]);
+    let mut there = c.predating_there();
+    there.sort();
+    assert_eq!(there, [b"".to_vec(), b"/old".to_vec()]);
 }
 
 #[test]

@@ -474,6 +474,23 @@ fn init_makes_private_files_and_overwrites_nothing_and_one_service_has_a_store()
         again.contains("holds a store already") && again.contains("--add-name") && !again.contains("removed"),
         "{again}"
     );
+    // What a pod runs whenever it starts; what is no store is refused all the same.
+    let key = std::fs::read(site.store().join("ca.key")).unwrap();
+    assert!(ok(&["serve", "--init", "--keep", store, "--name", "v.example"]).starts_with("kept: "));
+    assert_eq!(std::fs::read(site.store().join("ca.key")).unwrap(), key);
+    std::fs::create_dir(site.path("other")).unwrap();
+    std::fs::write(site.path("other").join("file"), "").unwrap();
+    let other = site.path("other");
+    let refused = fails(&[
+        "serve",
+        "--init",
+        "--keep",
+        other.to_str().unwrap(),
+        "--name",
+        "v.example",
+        "--json",
+    ]);
+    assert_eq!(refused["kind"], "exists");
     let said = ok(&[
         "serve",
         "--init",
