@@ -5,6 +5,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod azure;
 mod prometheus;
 #[path = "../../evidence/tests/common/vectors.rs"]
 mod published;

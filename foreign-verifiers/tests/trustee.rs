@@ -26,7 +26,7 @@ fn here(name: &str) -> PathBuf {
 }
 
 /// `cgpath export`, by the program that was built.
-fn export(evidence: &Path) -> Result<Value, String> {
+pub(crate) fn export(evidence: &Path) -> Result<Value, String> {
     let cgpath = std::env::var_os("CGPATH").expect("CGPATH names the program cgpath");
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("trustee.json");
@@ -45,7 +45,7 @@ fn export(evidence: &Path) -> Result<Value, String> {
 
 /// What Trustee makes of the JSON before it asks the crate: the raw RSASSA signature out of TPMT_SIGNATURE,
 /// registers of 32 bytes. Source: confidential-containers/trustee, deps/verifier/appraisal/src/tpm/mod.rs.
-fn read(json: &Value) -> (Quote, PKey<Public>) {
+pub(crate) fn read(json: &Value) -> (Quote, PKey<Public>) {
     let base64 = |value: &Value| STANDARD.decode(value.as_str().unwrap()).unwrap();
     let quote = &json["tpm_quote"];
     let Signature::RsaSsa(signature) = Signature::unmarshall(&base64(&quote["signature"])).unwrap() else {
@@ -66,7 +66,7 @@ fn read(json: &Value) -> (Quote, PKey<Public>) {
     (serde_json::from_value(quote).unwrap(), key)
 }
 
-fn evidence() -> PathBuf {
+pub(crate) fn evidence() -> PathBuf {
     here("evidence/rsa.cbor")
 }
 

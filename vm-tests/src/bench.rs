@@ -5,8 +5,10 @@
 //! is not measured; no time makes anything fail. Not here: what is shown and what is wanted (`xtask`), the
 //! workloads (`guest`).
 
+mod domain;
 mod pods;
 
+pub use domain::{Anchors, OfAnchor, domain};
 pub use pods::{OverPods, Pods, pods};
 
 use crate::kernel::{Kernel, Stock};

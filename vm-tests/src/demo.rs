@@ -140,8 +140,7 @@ pub fn plan(images: &Images, options: &DemoOptions) -> Plan {
     };
     let mut plan = Plan::new(options.stock);
     plan.patched = options.patched.clone();
-    plan.restored =
-        options.restored && options.patched.is_none() && options.domain.is_none() && !options.keep;
+    plan.restored = options.restored && options.patched.is_none() && !options.keep;
     plan.runtime = options.runtime;
     plan.images = images.list().into_iter().cloned().collect();
     plan.pods = vec![

@@ -56,16 +56,14 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Adds the kernel and the module.
+    /// Adds the module for [`STOCK`], which is the builder's kernel.
     ///
     /// # Errors
-    /// When one of them cannot be made.
+    /// When it cannot be made.
     pub fn prepare(builder: VmBuilder) -> Result<VmBuilder> {
         let kernel = kernel::stock(STOCK)?;
         let module = module::tdx(&kernel)?;
-        Ok(builder
-            .file(&module::guest_path(&kernel), module, 0o644)
-            .kernel(kernel))
+        Ok(builder.file(&module::guest_path(&kernel), module, 0o644))
     }
 
     /// Loads the module, does what firmware would have done, and starts the quoting service.

@@ -684,7 +684,8 @@ impl Node {
         }
         if let Some(domain) = &plan.domain {
             builder = Domain::prepare(builder)?;
-            builder = if domain.beside_tpm {
+            // A restored guest has the TPM of its snapshot. Nothing of this node uses it.
+            builder = if domain.beside_tpm || plan.restored {
                 builder
             } else {
                 builder.without_tpm()

@@ -223,14 +223,15 @@ Usage: cargo xtask bench [OPTIONS] [NAME…]
                  round       what a round of 100 new entries costs a verifier that follows, and the collector, by the length
                              of the list
                  tenant      bytes of a tenant's bundle, by the length of the list
-                 domain      bytes of evidence with a trust domain's quote, and what verifying it costs
                  image       cgpath policy from-image on 500 MB, beside unpacking and hashing the same bytes
                  serve       1,000 nodes attesting every 10 s to one cgpath serve on this machine: who is late, what it costs
                  exec        executions with nobody, cgpathd, auditd's rule or bpftrace looking; our programs' sizes
                  collector   cgpathd's memory after many records, its processor time idle and attesting
                  attest      a round of attestation beside a bare extend + quote
+                 domain      bytes of evidence with a trust domain's quote, what verifying it costs, and a round with RTMR 3,
+                             with PCR 10 and with both
                  template    executions that the kernel measures with ima-cgpath, beside ima-ng, on a kernel with the series
-                 All but these first seven run in a guest: some minutes each without KVM.
+                 All but these first six run in a guest: some minutes each without KVM.
   --rounds N     counted rounds, or windows of 60 s (default 5; serve: 12 of each node; attest has none)
   --entries N    replay, verify: entries of the measurement list (default 1000000); round, tenant: that length alone
                  (default 1000 to 1000000); domain: the same (default 1000); image: megabytes (default 500);
@@ -306,7 +307,7 @@ pub const COMPLETIONS: &str = r#"_cargo_xtask() {
             test) COMPREPLY=($(compgen -W "--fast --step --yes --no-install --help" -- "$current")) ;;
             vm) COMPREPLY=($(compgen -W "--stock --base --cgroup --ima-policy --ima --memory --virtme --keep --attach --stop --prepare --help" -- "$current")) ;;
             kernel) COMPREPLY=($(compgen -W "fetch apply check build reproduce package --base --debug --config --flavour --modules --yes --no-install --help" -- "$current")) ;;
-            bench) COMPREPLY=($(compgen -W "replay verify round tenant domain image serve exec collector attest template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
+            bench) COMPREPLY=($(compgen -W "replay verify round tenant image serve exec collector attest domain template --rounds --entries --pods --json --yes --no-install --help" -- "$current")) ;;
             dist) COMPREPLY=($(compgen -W "deb tar image chart --programs --yes --no-install --help" -- "$current")) ;;
             soak) COMPREPLY=($(compgen -W "--step --whole --fuzz-seconds --yes --no-install --help" -- "$current")) ;;
             doctor) COMPREPLY=($(compgen -W "--json --help" -- "$current")) ;;

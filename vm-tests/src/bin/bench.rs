@@ -1,7 +1,7 @@
 //! The guests of `cargo xtask bench`: one measurement in one guest, and what was found as one line of JSON.
 //!
 //! `bench exec ROUNDS COUNT`, `bench collector WINDOWS RECORDS`, `bench attest COUNT [PODS,PODS… PASSES]`,
-//! `bench template KERNEL ROUNDS COUNT`. Not here: what is measured
+//! `bench domain OUTSIDE COUNT PASSES`, `bench template KERNEL ROUNDS COUNT`. Not here: what is measured
 //! (`vm_tests::bench`), what it means (`xtask`).
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,11 @@ fn main() -> ExitCode {
             })
             .and_then(json),
         ["attest", count] => number(count).and_then(bench::attest).and_then(json),
+        ["domain", outside, count, passes] => std::fs::read(outside)
+            .with_context(|| format!("reading {outside}"))
+            .and_then(|file| serde_json::from_slice(&file).context("what is outside of a trust domain"))
+            .and_then(|outside| bench::domain(outside, number(count)?, number(passes)?))
+            .and_then(json),
         ["template", kernel, rounds, count] => kernel::built(Path::new(kernel))
             .and_then(|kernel| bench::template(kernel, number(rounds)?, number(count)?))
             .and_then(json),

@@ -174,7 +174,7 @@ fn by_pods(found: &Json) -> (Vec<Figure>, Vec<Ratio>) {
 }
 
 /// The value that so many percent do not exceed (nearest rank).
-fn percentile(values: &[f64], percent: usize) -> Option<f64> {
+pub(super) fn percentile(values: &[f64], percent: usize) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (sorted.len() * percent).div_ceil(100);

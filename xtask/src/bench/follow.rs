@@ -1,5 +1,5 @@
-//! What verification costs beside the bare hash chains of the same banks, how long a tenant's bundle is, by
-//! the length of the list, and what a trust domain's quote adds.
+//! What verification costs beside the bare hash chains of the same banks, and how long a tenant's bundle is,
+//! by the length of the list.
 //!
 //! Not here: the node, which is made of software (the example `follow_cost` of `cgpath-appraisal`).
 
@@ -16,40 +16,8 @@ use crate::{build, shell};
 /// Entries where the benchmark has one length.
 const ENTRIES: u64 = 1_000_000;
 
-/// Entries behind which a trust domain's quote is looked at.
-const ENTRIES_OF_DOMAIN: u64 = 1_000;
-
 /// A row of what an example says: name, unit, key, and by what it is to be multiplied.
 pub(super) type Row = (&'static str, &'static str, &'static str, f64);
-
-/// What the example says of a trust domain.
-const DOMAIN: &[Row] = &[
-    ("evidence, PCR 10 alone", "KiB", "pcr-10-bytes", 1.0 / 1024.0),
-    ("evidence, RTMR 3 alone", "KiB", "rtmr-3-bytes", 1.0 / 1024.0),
-    ("evidence, both", "KiB", "both-bytes", 1.0 / 1024.0),
-    (
-        "    of which the trust domain's quote",
-        "KiB",
-        "outblob-bytes",
-        1.0 / 1024.0,
-    ),
-    ("    and its register's log", "KiB", "log-bytes", 1.0 / 1024.0),
-    (
-        "collateral, a file beside it",
-        "KiB",
-        "collateral-bytes",
-        1.0 / 1024.0,
-    ),
-    ("appraisal, PCR 10 alone", "ms", "pcr-10-appraisal", 1.0),
-    ("appraisal, RTMR 3 alone", "ms", "rtmr-3-appraisal", 1.0),
-    ("appraisal, both", "ms", "both-appraisal", 1.0),
-    (
-        "the quote with chain, collateral and revocation lists",
-        "ms",
-        "quote",
-        1.0,
-    ),
-];
 
 /// Lengths of the list where it has several.
 const LENGTHS: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
@@ -230,31 +198,6 @@ pub fn tenant(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
                 .to_owned(),
         ],
         figures,
-        ratios: Vec::new(),
-    })
-}
-
-/// `cargo xtask bench domain`.
-///
-/// # Errors
-/// When something does not build, or an honest node is not trusted.
-pub fn domain(workspace: &Workspace, options: &BenchOptions) -> Result<Report> {
-    build(workspace)?;
-    let entries = options.entries.unwrap_or(ENTRIES_OF_DOMAIN);
-    let found = run(workspace, "domain", entries, options.rounds())?;
-    Ok(Report {
-        name: "domain",
-        method: vec![
-            measure::machine(),
-            format!(
-                "{entries} ima-ng entries with a record each, 400 records of four pods; one checkpoint; PCR \
-                 10 in all four banks."
-            ),
-            "Processor time of all threads. Appraisal: every rule, from decoded evidence to the verdict."
-                .to_owned(),
-            "Quote, chain and collateral are made by the tests, as long as Intel's; version 4.".to_owned(),
-        ],
-        figures: DOMAIN.iter().map(|row| row_of(&found, "", row)).collect(),
         ratios: Vec::new(),
     })
 }

@@ -6,6 +6,7 @@
 
 mod attest;
 mod collector;
+mod domain;
 mod exec;
 mod follow;
 mod guest;
@@ -57,11 +58,6 @@ const BENCHMARKS: &[Benchmark] = &[
         run: follow::tenant,
     },
     Benchmark {
-        name: "domain",
-        purpose: Purpose::Build,
-        run: follow::domain,
-    },
-    Benchmark {
         name: "image",
         purpose: Purpose::Build,
         run: image::run,
@@ -85,6 +81,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "attest",
         purpose: Purpose::Demo,
         run: attest::run,
+    },
+    Benchmark {
+        name: "domain",
+        purpose: Purpose::Demo,
+        run: domain::run,
     },
     Benchmark {
         name: "template",

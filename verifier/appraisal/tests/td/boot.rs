@@ -2,7 +2,9 @@
 
 use super::*;
 use cgpath_evidence::boot::EventType;
+use cgpath_evidence::td::digest;
 use cgpath_evidence::{Bank, Digest};
+use cgpath_refvals::domain::{DomainError, from_domain};
 use cgpath_testkit::FirmwareLog;
 
 /// A register's index, and what is done to the log.
@@ -292,4 +294,86 @@ fn an_image_by_its_computed_events_is_accepted_and_another_one_is_not() {
             );
         },
     );
+}
+
+/// A domain in whose RTMR 3 something was measured before the collector ran, such as an operator's key.
+fn extended(domain: TrustDomain, digest: u8) -> Node {
+    let mut node = Node::boot(KeyKind::EcdsaP256).in_domain(domain, false);
+    let td = node.td.as_mut().unwrap();
+    td.boot();
+    td.write(&[digest; 48]);
+    td.origin = td.body.rtmrs[3];
+    node.load();
+    run(&mut node);
+    node
+}
+
+#[test]
+fn what_from_boot_writes_of_a_domain_accepts_its_boot_and_its_registers_origin_and_no_others() {
+    let mut good = extended(domain(), 0x0e);
+    let evidence = good.attest(NONCE);
+    let learned = from_domain(&evidence).unwrap();
+    let accepted =
+        "RTMR 3 was extended before checkpoint 0, and no log says by whom: accepted as rtmr-origin";
+    assert!(
+        learned.remarks().iter().any(|remark| remark == accepted),
+        "{:?}",
+        learned.remarks()
+    );
+    let yaml = learned.yaml();
+    let (_, lines) = yaml.split_once("tdx:\n").unwrap();
+    let by_it = |mut node: Node| {
+        let td = node.td.as_mut().unwrap();
+        td.policy = format!("{lines}  dangerous-root: '{}'\n", hex::encode(td.platform.root()));
+        appraised(&node.clone(), &node.attest(NONCE))
+    };
+    let origin = digest(&good.td.as_ref().unwrap().origin);
+    let verdict = by_it(good);
+    assert!(verdict.trusted, "{verdict}");
+    assert_eq!(verdict.node.boot, BootAppraisal::Trusted);
+    assert_eq!(verdict.relaxations, [format!("tdx.rtmr-origin: {origin}")]);
+
+    disbelieved(
+        &by_it(extended(domain(), 0x0f)),
+        Rule::Chain,
+        "before checkpoint 0",
+    );
+    let mut other = domain();
+    line(&mut other.firmware, OTHER);
+    disbelieved(&by_it(extended(other, 0x0e)), Rule::Boot, "policy accept");
+    let mut other = domain();
+    other.body.mrtd = [9; 48];
+    disbelieved(
+        &by_it(extended(other, 0x0e)),
+        Rule::Quote,
+        "MRTD is not one that the policy accepts",
+    );
+}
+
+#[test]
+fn from_boot_writes_nothing_of_evidence_that_does_not_say_what_a_domain_is() {
+    let good = busy().attest(NONCE);
+    let taught = |change: fn(&mut Evidence)| {
+        let mut evidence = good.clone();
+        change(&mut evidence);
+        from_domain(&evidence)
+    };
+    assert!(taught(|_| ()).is_ok());
+    assert_eq!(
+        taught(|evidence| evidence.quote.td = None),
+        Err(DomainError::NoQuote)
+    );
+    // A domain under debug: the first bit of its attributes.
+    let debug = taught(|evidence| evidence.quote.td.as_mut().unwrap().outblob[48 + 120] |= 1);
+    assert_eq!(debug, Err(DomainError::Debug));
+    assert_eq!(
+        taught(|evidence| evidence.checkpoints.clear()),
+        Err(DomainError::NoOrigin)
+    );
+    let cut = taught(|evidence| evidence.quote.td.as_mut().unwrap().outblob.truncate(600));
+    assert!(matches!(cut, Err(DomainError::Form(_))), "{cut:?}");
+    let yaml = taught(|evidence| evidence.td.as_mut().unwrap().ccel = None)
+        .unwrap()
+        .yaml();
+    assert!(yaml.contains("\n  dangerous-boot-not-judged: true\n"), "{yaml}");
 }

@@ -8,18 +8,25 @@ use cgpath_appraisal::TdVerdict;
 
 /// What is said of this quote at this time, under Intel's root.
 fn appraised(outblob: Vec<u8>, collateral: &[u8], now: u64) -> Verdict {
+    let verdict = beside(outblob, collateral, now, |_| ());
+    // They are not of this node and not for this request.
+    disbelieved(&verdict, Rule::Quote, "report data");
+    verdict
+}
+
+/// The same, where the rest of the evidence was changed, and whatever is said of its report data.
+fn beside(outblob: Vec<u8>, collateral: &[u8], now: u64, change: impl FnOnce(&mut Evidence)) -> Verdict {
     let mut node = busy();
     let td = node.td.as_mut().unwrap();
     let root = format!("  dangerous-root: '{}'\n", hex::encode(td.platform.root()));
     td.policy = td.policy.replace(&root, "");
     let mut evidence = node.attest(NONCE);
     evidence.quote.td.as_mut().unwrap().outblob = outblob;
+    change(&mut evidence);
     let mut context = node.context(NONCE, None);
     context.now = now;
     context.td.collateral = vec![Collateral::from_json(collateral).unwrap()];
     let verdict = appraise_in(&node, &evidence, &context);
-    // They are not of this node and not for this request.
-    disbelieved(&verdict, Rule::Quote, "report data");
     assert!(verdict.dangerous.is_empty(), "{:?}", verdict.dangerous);
     verdict
 }
@@ -135,6 +142,57 @@ fn a_sample_of_a_platform_below_every_level_does_not_verify() {
         "{verdict}"
     );
     assert!(!says(&verdict, "the collateral ended"), "{verdict}");
+}
+
+#[test]
+fn samples_that_came_without_collateral_are_below_every_level_of_their_kind_of_platform() {
+    let old = vector("tdx/tdx_quote_collateral.json").map(|file| (file, 1_750_332_747));
+    let new = (sample("tdx_quote_td15ex_collateral.json"), 1_791_600_000);
+    for name in ["tdx-quote", "quote-from-tappd"] {
+        for (collateral, now) in old.iter().chain([&new]) {
+            let below = "does not verify: No matching TCB level";
+            let verdict = appraised(sample(name), collateral, *now);
+            assert!(
+                says(&verdict, below) && !says(&verdict, "no collateral"),
+                "{verdict}"
+            );
+            // That is said of a quote that is genuine.
+            let mut changed = sample(name);
+            changed[600] ^= 1;
+            let verdict = appraised(changed, collateral, *now);
+            assert!(
+                says(&verdict, "does not verify") && !says(&verdict, below),
+                "{verdict}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_sample_of_an_enclaves_quote_is_none_of_a_trust_domain() {
+    let verdict = beside(
+        sample("sgx_quote"),
+        &sample("tdx_quote_td15ex_collateral.json"),
+        1_791_600_000,
+        |_| (),
+    );
+    disbelieved(&verdict, Rule::Quote, "a quote of version 3");
+}
+
+#[test]
+fn a_published_quote_and_the_published_log_of_another_domain_do_not_go_together() {
+    let (Some(quote), Some(collateral), Some(ccel)) = (
+        vector("tdx/tdx_quote"),
+        vector("tdx/tdx_quote_collateral.json"),
+        vector("tdx/tdreport_ccel.bin"),
+    ) else {
+        return;
+    };
+    let verdict = beside(quote, &collateral, 1_750_332_747, |evidence| {
+        evidence.td.as_mut().unwrap().ccel = Some(ccel);
+    });
+    verifies(&verdict);
+    disbelieved(&verdict, Rule::Boot, "does not replay to the quoted RTMR 0");
 }
 
 #[test]
