@@ -12,8 +12,10 @@ use crate::results::finding::{Finding, Findings, Subject};
 use crate::results::verdict::Verdict;
 use crate::rules::{v01_quote, v02_coverage};
 use crate::text::{escape, utc};
+use cgpath_evidence::td::{QuoteBody, TdBody, TdQuote, log, node_key_hash};
 use cgpath_evidence::{
-    Digest, Evidence, PartitionKey, Record, SealedCheckpoint, checkpoint::number_from_path, tpm::Attest,
+    Digest, Evidence, PartitionKey, Quote, Record, SealedCheckpoint, checkpoint::number_from_path,
+    tpm::Attest,
 };
 use cgpath_policy::{Allowed, Policy};
 use serde::Serialize;
@@ -69,38 +71,49 @@ pub fn explain(
     let covered = quoted
         .as_ref()
         .and_then(|q| v02_coverage::step(&view, None, q, policy, &mut ignored));
-    steps.push(Step {
-        what: "register",
-        lines: match &covered {
-            None => vec!["the quoted register is not that of any prefix of the list".into()],
-            Some(covered) => {
-                let mut lines = vec![format!(
-                    "PCR 10 after {} of {} entries:",
-                    covered.entries,
-                    evidence.list.len()
-                )];
-                lines.extend(covered.pcrs.iter().map(|pcr| format!("  {pcr}")));
-                if let Some(index) = index {
-                    let is_in = if index < covered.entries {
-                        "is covered by it"
-                    } else {
-                        "came after it"
-                    };
-                    lines.push(format!("entry {index} {is_in}"));
-                }
-                lines
+    let mut registers = match &covered {
+        None if tpm.is_err() => Vec::new(),
+        None => vec!["the quoted register is not that of any prefix of the list".into()],
+        Some(covered) => {
+            let mut lines = vec![format!(
+                "PCR 10 after {} of {} entries:",
+                covered.entries,
+                evidence.list.len()
+            )];
+            lines.extend(covered.pcrs.iter().map(|pcr| format!("  {pcr}")));
+            if let Some(index) = index {
+                let is_in = if index < covered.entries {
+                    "is covered by it"
+                } else {
+                    "came after it"
+                };
+                lines.push(format!("entry {index} {is_in}"));
             }
-        },
-    });
-    steps.push(of_quote(evidence));
-    steps.push(Step {
-        what: "key",
-        lines: vec![match tpm.map(|quote| v01_quote::key_name(&quote.ak)) {
-            Ok(Ok(name)) => format!("{} signed it", hex::encode(name)),
-            Ok(Err(error)) => format!("the key that came with the quote cannot be read: {error}"),
-            Err(error) => error.to_string(),
-        }],
-    });
+            lines
+        }
+    };
+    let mut quotes = tpm
+        .as_ref()
+        .map_or_else(|_| Vec::new(), |quote| of_tpm_quote(quote));
+    let mut keys = match tpm.map(|quote| v01_quote::key_name(&quote.ak)) {
+        Ok(Ok(name)) => vec![format!("{} signed it", hex::encode(name))],
+        Ok(Err(error)) => vec![format!(
+            "the key that came with the quote cannot be read: {error}"
+        )],
+        Err(_) => Vec::new(),
+    };
+    if let Some(quote) = &evidence.quote.td {
+        let body = QuoteBody::parse(&quote.outblob);
+        registers.push(of_rtmr(evidence, body.as_ref().ok().map(|quote| &quote.body)));
+        quotes.extend(of_td_quote(quote, body.as_ref().map(|quote| &quote.body)));
+        keys.push(format!(
+            "{} is the node's, which the trust domain's quote names",
+            hex::encode(node_key_hash(&quote.node_key))
+        ));
+    }
+    for (what, lines) in [("register", registers), ("quote", quotes), ("key", keys)] {
+        steps.push(Step { what, lines });
+    }
     steps.push(of_reference(finding, verdict, policy));
     steps
 }
@@ -244,9 +257,28 @@ fn of_checkpoint(
     }
 }
 
-fn of_quote(evidence: &Evidence) -> Step {
-    let quote = evidence.quote.tpm();
-    let lines = match quote.and_then(|quote| Attest::parse(&quote.attest)) {
+/// The register that the last checkpoint extended, by the register's own log, with the value that is quoted.
+fn of_rtmr(evidence: &Evidence, body: Option<&TdBody>) -> String {
+    let log = evidence.td.as_ref().map_or(&[][..], |td| &td.register_log);
+    let last = log::read(log)
+        .into_iter()
+        .flat_map(|extensions| extensions.map_while(Result::ok))
+        .filter_map(|extension| Some((extension.rtmr, extension.checkpoint()?)))
+        .last();
+    let Some((rtmr, number)) = last else {
+        return "the log of the trust domain's register names no checkpoint".into();
+    };
+    let value = body
+        .and_then(|body| body.rtmrs.get(usize::from(rtmr)))
+        .map_or_else(
+            || "it is not quoted".into(),
+            |value| format!("sha384:{}", hex::encode(value)),
+        );
+    format!("RTMR {rtmr} after checkpoint {number}: {value}")
+}
+
+fn of_tpm_quote(quote: &Quote) -> Vec<String> {
+    match Attest::parse(&quote.attest) {
         Err(error) => vec![format!("it cannot be read: {error}")],
         Ok(attest) => vec![
             format!("registers' digest {}", hex::encode(&attest.pcr_digest)),
@@ -256,8 +288,18 @@ fn of_quote(evidence: &Evidence) -> Step {
                 attest.clock.clock, attest.clock.reset_count
             ),
         ],
-    };
-    Step { what: "quote", lines }
+    }
+}
+
+fn of_td_quote(quote: &TdQuote, body: Result<&TdBody, &cgpath_evidence::Error>) -> Vec<String> {
+    let provider = escape(quote.provider.as_bytes());
+    match body {
+        Err(error) => vec![format!("of {provider}: it cannot be read: {error}")],
+        Ok(body) => vec![
+            format!("of {provider}: MRTD {}", hex::encode(body.mrtd)),
+            format!("nonce {}", hex::encode(&quote.nonce)),
+        ],
+    }
 }
 
 /// Lines about reference values, over all whose they are.

@@ -1,11 +1,11 @@
 //! Nodes without a TPM: enrolled by the key of their trust domain, appraised with the store's collateral.
 
 use super::rounds::{next, whole};
-use super::site::{Site, fails, ok};
+use super::site::{Site, cgpath, fails, ok};
 use cgpath_appraisal::{Rule, Verdict};
 use cgpath_evidence::td::{node_key_hash, prove_possession, public_node_key};
 use cgpath_testkit::td::{Platform, TrustDomain};
-use cgpath_testkit::{Actor, KeyKind, Node, pod};
+use cgpath_testkit::{Actor, KeyKind, Node, pod, sha256};
 use p256::ecdsa::SigningKey;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -93,6 +93,34 @@ fn a_node_without_a_tpm_is_enrolled_by_its_domains_key_and_each_round_after_the_
         site.store().as_os_str(),
     ]);
     assert!(shown.contains("RTMR 3"), "{shown}");
+    // The page and a report name it, too.
+    let report = site.path("report.html");
+    let of_store = ["--node", "worker-1", "--store", site.store().to_str().unwrap()].map(str::to_owned);
+    let args = ["report", "-o", report.to_str().unwrap()].map(str::to_owned);
+    ok(&[&args[..], &of_store].concat());
+    for page in [client.get("/").text(), std::fs::read_to_string(report).unwrap()] {
+        assert!(page.replace('\u{202f}', " ").contains("RTMR 3"), "{page}");
+    }
+    // So does what a finding rests on.
+    node.execute(&Actor::pod(pod(1), "/bin/app"), "/bin/other", &sha256(b"other"));
+    let (verdict, ..) = whole(&client, &mut node);
+    assert!(!verdict.trusted, "{verdict}");
+    let explain = |words: &[String]| {
+        let output = cgpath(&[&["explain".to_owned()], words, &of_store[..]].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = explain(&[]);
+    let id = listed.split_whitespace().next().unwrap().to_owned();
+    let explained = explain(&[id]);
+    for text in [
+        "/bin/other",
+        "RTMR 3 after checkpoint ",
+        "MRTD ",
+        &fingerprint(&node),
+    ] {
+        assert!(explained.contains(text), "{text}: {explained}");
+    }
+    assert!(!explained.contains("cannot be read"), "{explained}");
 }
 
 #[test]
